@@ -1,0 +1,1 @@
+"""Argmin layers for PyTorch that come with a proof."""
