@@ -9,7 +9,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.models  ## meta-train the sparse few-shot learner on Glyphs; table and figure in runs/demo
-	$(BIN)/python -m implicitlayers.models.demo
+	$(BIN)/python -m implicitlayers.models.demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest

@@ -1,0 +1,46 @@
+"""Which columns of X take part: all of them, or a support whose size may differ from element to element."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class AllFeatures(NamedTuple):
+    """Every column, in order."""
+
+    def take(self, X: Tensor) -> Tensor:
+        """X itself."""
+        return X
+
+    def put(self, W: Tensor, n_features: int) -> Tensor:
+        """W itself."""
+        return W
+
+
+class Support(NamedTuple):
+    """Columns ``index`` (..., S); elements with a smaller support are padded with columns that are not ``real``."""
+
+    index: Tensor
+    real: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor) -> "Support":
+        """The support of a boolean (b, m), S the size of the largest in the batch; looks at the data."""
+        size = int(chosen.sum(-1).amax()) if chosen.numel() else 0
+        values, index = chosen.to(torch.uint8).topk(size, dim=-1)
+        return cls(index, values > 0)
+
+    def take(self, X: Tensor) -> Tensor:
+        """Gather the columns of X (..., n, m) to (..., n, S), zero in the padding."""
+        index = self.index[..., None, :].expand(*X.shape[:-1], self.index.shape[-1])
+        return torch.where(self.real[..., None, :], X.gather(-1, index), 0.0)
+
+    def put(self, W: Tensor, n_features: int) -> Tensor:
+        """Scatter rows W (..., S, k) to (..., m, k), zero elsewhere."""
+        rows = torch.where(self.real[..., None], W, 0.0)
+        index = self.index[..., None].expand_as(rows)
+        return rows.new_zeros(*rows.shape[:-2], n_features, rows.shape[-1]).scatter_add(-2, index, rows)
+
+
+Features = AllFeatures | Support

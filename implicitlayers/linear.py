@@ -1,0 +1,51 @@
+"""Batched factorisations of symmetric positive semi-definite matrices, with a status per element.
+
+Shared by the solvers and by the derivatives. A factor is a square root C of the (pseudo-)inverse, M⁺ = C Cᵀ, whichever
+way it was found, so that one product serves a batch whose elements needed different treatment.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# A pivot this small relative to the largest one is rounding: the element is singular.
+SINGULAR_PIVOT = 1e-13
+# Eigenvalues below this share of the largest count as zero in a pseudo-inverse.
+EIGENVALUE_CUTOFF = 1e-10
+
+
+class Factor(NamedTuple):
+    """``root`` C (..., d, d) with M⁺ = C Cᵀ, and ``singular`` (...), true where M⁺ is not M⁻¹."""
+
+    root: Tensor
+    singular: Tensor
+
+    def solve(self, R: Tensor) -> Tensor:
+        """M⁺R for R (..., d, r)."""
+        return self.root @ (self.root.mT @ R)
+
+
+def factorise(M: Tensor) -> Factor:
+    """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only."""
+    if M.shape[-1] == 0:
+        return Factor(M, torch.zeros(M.shape[0], dtype=torch.bool, device=M.device))
+    lower, _ = torch.linalg.cholesky_ex(M)
+    pivots = lower.diagonal(dim1=-2, dim2=-1).square()
+    regular = pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1)
+    # NaN pivots compare false and count as singular; the identity stands in for them in the triangular solve.
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    lower = torch.where(regular[:, None, None], lower, identity)
+    root = torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
+    singular = ~regular
+    if singular.any():
+        root = root.clone()
+        root[singular] = pseudo_root(M[singular])
+    return Factor(root, singular)
+
+
+def pseudo_root(M: Tensor) -> Tensor:
+    """C with C Cᵀ = M⁺, from eigenvalues above the cut-off; zero for a zero matrix."""
+    values, vectors = torch.linalg.eigh(M)
+    kept = values > EIGENVALUE_CUTOFF * values[..., -1:].clamp_min(0)
+    return vectors * torch.where(kept, values, 1.0).rsqrt().mul(kept)[..., None, :]

@@ -1,0 +1,227 @@
+"""Optimality systems: the residual that vanishes at a solution, and the factor of its Jacobian.
+
+A system is made once, on plain tensors, beside the solution, and holds constants only. It serves twice: the solver takes
+Newton steps with it to polish a value, and `attach` differentiates through it. X is restricted to the features that
+take part; everything is float64.
+
+=============  ====================================  ============================================================
+system         unknown x                             residual r(x)
+=============  ====================================  ============================================================
+RidgePrimal    W (m, k)                              Xᵀ diag(s̄)(XW − Y) + l2·W
+RidgeDual      ρ = (Y − XW)/l2 (n, k)                XXᵀ diag(s̄) ρ + l2·ρ − Y
+NormalMap      v = W − ∇f(W) on the support (S, k)   v − W + ∇f(W), W = prox(v), f = loss + (l2/2)‖W‖²
+DualFace       Λ = Y − Θ on its face (n, k)          ∂ℓ*(Λ) − X W(Λ), along the edges of the face
+=============  ====================================  ============================================================
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .domains import Edges
+from .implicit import attach
+from .linear import Factor, factorise
+from .penalties import GroupL2, NoPenalty
+from .problem import Problem
+
+
+class RidgePrimal(NamedTuple):
+    """Normal equations of ridge regression in the m×m form; one system for all targets."""
+
+    factor: Factor
+
+    def attach(self, problem: Problem, W: Tensor, order: int) -> Tensor:
+        """Coefficients (..., m, k) with derivatives."""
+        A, B = normal_equations(problem)
+        return attach(W, lambda W: A @ W - B, self.factor.solve, order)
+
+
+def normal_equations(problem: Problem) -> tuple[Tensor, Tensor]:
+    """A = Xᵀ diag(s̄) X + l2·I and B = Xᵀ diag(s̄) Y."""
+    weighted = problem.X.mT * problem.weight[..., None, :]
+    return weighted @ problem.X + _ridge(problem.l2, weighted.shape[-2]), weighted @ problem.Y
+
+
+def _ridge(l2: Tensor, size: int) -> Tensor:
+    return l2[..., None, None] * torch.eye(size, dtype=l2.dtype, device=l2.device)
+
+
+class RidgeDual(NamedTuple):
+    """Ridge regression in the n×n form, W = Xᵀ diag(s̄) ρ; its limit l2 → 0 is the minimum-norm solution.
+
+    The residual is not scaled by s̄: a weight of zero divides nothing and has its right derivative.
+    """
+
+    inverse: Tensor
+
+    def attach(self, problem: Problem, rho: Tensor, order: int) -> Tensor:
+        """Coefficients (..., m, k) with derivatives."""
+        gram = problem.X @ problem.X.mT
+        rho = attach(rho, lambda rho: self.residual(problem, rho, gram), lambda r: self.inverse @ r, order)
+        return problem.correlation(rho)
+
+    @staticmethod
+    def residual(problem: Problem, rho: Tensor, gram: Tensor | None = None) -> Tensor:
+        """XXᵀ diag(s̄) ρ + l2·ρ − Y, from the Gram matrix where there is one already."""
+        scores = gram @ (problem.weight[..., None] * rho) if gram is not None else problem.scores(problem.correlation(rho))
+        return scores + problem.l2[..., None, None] * rho - problem.Y
+
+
+def ridge_dual(problem: Problem) -> tuple[RidgeDual, Factor]:
+    """The inverse of J = G diag(s̄) + l2·I, G = XXᵀ, from the factor of N = diag(√s̄) G diag(√s̄) + l2·I.
+
+    On the samples that are present J = diag(s̄)^(−½) N diag(s̄)^(½). A sample of weight zero does not act on the
+    others: its row of J⁻¹r is (r − G diag(s̄) (J⁻¹r of the others))/l2; with l2 = 0 no finite derivative exists and
+    zero is returned.
+    """
+    root = problem.weight.sqrt()[..., None]
+    present = root > 0
+    scaled = problem.X * root
+    # An absent sample's row of N is l2 alone; one instead of zero keeps N regular and changes nothing else.
+    absent = torch.where(present, 0.0, 1.0)[..., 0].diag_embed()
+    factor = factorise(scaled @ scaled.mT + _ridge(problem.l2, root.shape[-2]) + absent)
+    unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
+    inverse = (unroot * factor.root) @ (factor.root * root).mT
+    ridge = problem.l2[..., None, None]
+    outer = torch.where(~present & (ridge > 0), 1 / torch.where(ridge > 0, ridge, 1.0), 0.0)
+    identity = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
+    coupling = problem.X @ ((problem.X.mT * problem.weight[..., None, :]) @ inverse)
+    return RidgeDual(inverse + outer * (identity - coupling)), factor
+
+
+class NormalMap(NamedTuple):
+    """Squared loss and group Lasso, on the rows of the support.
+
+    With B the derivative of prox at v, J = I − B + H·B, H = ∇²f. B is symmetric and commutes with I − B, so
+    J = B^(−½) N B^(½), N = I − B + B^(½) H B^(½), which is symmetric, and well conditioned also where ‖W_j‖ → 0 (the
+    Hessian of the plain residual grows like l1/‖W_j‖ there). B^(½) = t·I + (1 − t)·uuᵀ with u = v/‖v‖ and
+    t = √(1 − l1/‖v‖).
+    """
+
+    unit: Tensor
+    tangential: Tensor
+    factor: Factor
+
+    def attach(self, problem: Problem, W: Tensor, order: int) -> Tensor:
+        """Coefficients on the support (..., S, k) with derivatives."""
+        v = attach(problem.penalty.normal(W).detach(), lambda v: self.residual(problem, v), self.solve, order)
+        return problem.penalty.prox(v)
+
+    @staticmethod
+    def residual(problem: Problem, v: Tensor) -> Tensor:
+        """v − W + ∇f(W) at W = prox(v)."""
+        W = problem.penalty.prox(v)
+        theta = problem.loss.dual_point(problem.scores(W), problem.Y)
+        return v - W - problem.correlation(theta) + problem.l2[..., None, None] * W
+
+    def solve(self, r: Tensor) -> Tensor:
+        """J⁻¹ r, (..., S, k)."""
+        half = self._half(r, self.tangential).flatten(-2)[..., None]
+        step = self.factor.solve(half)[..., 0].unflatten(-1, r.shape[-2:])
+        return self._half(step, 1 / self.tangential)
+
+    def _half(self, r: Tensor, tangential: Tensor) -> Tensor:
+        along = (r * self.unit).sum(-1, keepdim=True) * self.unit
+        return tangential * (r - along) + along
+
+
+def normal_map(problem: Problem, v: Tensor, real: Tensor) -> NormalMap:
+    """The system at v (b, S, k); rows that are not ``real`` (b, S) are padding and get the identity."""
+    penalty: GroupL2 = problem.penalty
+    norm = v.norm(dim=-1, keepdim=True)
+    inside = real[..., None] & (norm > penalty.l1[..., None, None])
+    norm = torch.where(inside, norm, 1.0)
+    unit = torch.where(inside, v / norm, 0.0)
+    tangential = torch.where(inside, (1 - penalty.l1[..., None, None] / norm).clamp_min(1e-300).sqrt(), 1.0)
+    hessian = (problem.X.mT * problem.weight[..., None, :]) @ problem.X + _ridge(problem.l2, v.shape[-2])
+    k = v.shape[-1]
+    projector = unit[..., :, None] * unit[..., None, :]
+    identity = torch.eye(k, dtype=v.dtype, device=v.device)
+    half = torch.where(inside[..., None], tangential[..., None] * (identity - projector) + projector, 0.0)
+    N = torch.einsum("bpca,bpq,bqad->bpcqd", half, hessian, half)
+    N.diagonal(dim1=1, dim2=3).add_((identity - half @ half).movedim(1, -1))
+    return NormalMap(unit, tangential, factorise(N.flatten(3, 4).flatten(1, 2)))
+
+
+class DualFace(NamedTuple):
+    """The dual on the face of its feasible set that holds the solution.
+
+    Edge e moves sample i along a direction T_e (k). The system, on s̄Λ, is symmetric:
+    M_ee′ = T_eᵀ [Σ_j x_ij x_i′j C_j/l2] T_e′ + [i = i′] (κ/s̄_i) T_eᵀT_e′, with C_j = α_j I + q_j q_jᵀ the derivative of
+    prox at V_j and κ the curvature of the conjugate. Dividing by s̄ comes last, and an absent sample has no edges.
+    """
+
+    edges: Edges
+    factor: Factor
+
+    def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
+        """Coefficients (..., S, k) with derivatives."""
+        scores = score_map(problem)
+        Lambda = attach(Lambda, lambda L: self.residual(problem, L, scores), lambda r: self.step(problem, r), order)
+        return problem.coef_of(problem.correlation(problem.Y - Lambda))
+
+    def residual(self, problem: Problem, Lambda: Tensor, scores: Callable[[Tensor], Tensor]) -> Tensor:
+        """Slope of the dual objective along every edge, (..., E)."""
+        slope = problem.loss.conjugate_gradient(Lambda, problem.Y) - scores(problem.Y - Lambda)
+        index = self.edges.sample[..., None].expand_as(self.edges.direction)
+        return (slope.gather(-2, index) * self.edges.direction).sum(-1)
+
+    def step(self, problem: Problem, r: Tensor) -> Tensor:
+        """The change of Λ that the residual r asks for, (..., n, k)."""
+        moved = self.factor.solve(r[..., None]) * self.edges.direction
+        index = self.edges.sample[..., None].expand_as(moved)
+        weight = problem.weight.detach()[..., None]
+        inverse = torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
+        zero = torch.zeros_like(moved[..., :1, :1]) * inverse
+        return zero.expand(*zero.shape[:-1], moved.shape[-1]).scatter_add(-2, index, moved) * inverse
+
+
+def dual_face(problem: Problem, Lambda: Tensor) -> DualFace:
+    """The system at Λ (b, n, k), whose zeros are exact: they tell the face."""
+    edges = problem.loss.domain.edges(Lambda, problem.weight > 0)
+    return DualFace(edges, factorise(_dual_hessian(problem, Lambda, edges)))
+
+
+def _dual_hessian(problem: Problem, Lambda: Tensor, edges: Edges) -> Tensor:
+    """M of `DualFace`, (b, E, E), with ones on the diagonal of the padding."""
+    sample, direction = edges
+    alpha, q = problem.penalty.curvature(problem.correlation(problem.Y - Lambda))
+    gram = (problem.X * alpha[..., None, :]) @ problem.X.mT
+    M = _rows_and_columns(gram, sample) / problem.l2[..., None, None]
+    kappa = problem.loss.conjugate_curvature(problem.l2)[..., None]
+    weight = torch.where(problem.weight > 0, problem.weight, 1.0)
+    M = (M + _rows_and_columns((kappa / weight).diag_embed(), sample)) * (direction @ direction.mT)
+    if not isinstance(problem.penalty, NoPenalty):
+        M = M + _bent_part(problem.X, q, edges) / problem.l2[..., None, None]
+    padding = (direction == 0).all(-1)
+    return M + padding.to(M.dtype).diag_embed()
+
+
+def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:
+    rows = M.gather(-2, index[..., None].expand(*index.shape, M.shape[-1]))
+    return rows.gather(-1, index[..., None, :].expand(*index.shape, index.shape[-1]))
+
+
+def _bent_part(X: Tensor, q: Tensor, edges: Edges, limit: int = 2**22) -> Tensor:
+    """Σ_j x_ij x_i′j (T_eᵀq_j)(T_e′ᵀq_j), in chunks of features that keep the intermediate matrix below ``limit``."""
+    sample, direction = edges
+    b, e = sample.shape
+    M = X.new_zeros(b, e, e)
+    width = max(1, limit // max(1, b * e))
+    for some, q_some in zip(X.split(width, dim=-1), q.split(width, dim=-2), strict=True):
+        A = some.gather(-2, sample[..., None].expand(b, e, some.shape[-1])) * (direction @ q_some.mT)
+        M += A @ A.mT
+    return M
+
+
+def score_map(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """Θ → X W(Θ). Without a penalty it is linear, and all of it lives in the n×n Gram matrix."""
+    if isinstance(problem.penalty, NoPenalty):
+        gram = problem.X @ problem.X.mT
+        return lambda Theta: gram @ (problem.weight[..., None] * Theta) / problem.l2[..., None, None]
+    return lambda Theta: problem.scores(problem.coef_of(problem.correlation(Theta)))
+
+
+System = RidgePrimal | RidgeDual | NormalMap | DualFace

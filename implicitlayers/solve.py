@@ -1,0 +1,115 @@
+"""From a problem to a solution: solve opaquely, certify what is returned, attach derivatives."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import implicit, solvers, validation
+from .features import Features
+from .optimality import System
+from .problem import Problem, relative
+from .solution import OnFail, Solution, Status, report_failures
+
+
+class Options(NamedTuple):
+    """How a layer wants its problems solved; ``tol`` None means 1e-9 for float64 and 1e-6 for other dtypes."""
+
+    tol: float | None
+    max_iter: int
+    on_fail: OnFail
+    derivative_order: int
+    name: str
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """The relative duality gap at which an element counts as converged."""
+        return self.tol if self.tol is not None else 1e-9 if dtype == torch.float64 else 1e-6
+
+
+class _Constants(NamedTuple):
+    """What the opaque part returns: the solution as numbers, and the optimality system to differentiate."""
+
+    coef: Tensor
+    theta: Tensor
+    objective: Tensor
+    gap: Tensor
+    coef_error: Tensor
+    status: Tensor
+    n_iter: Tensor
+    finite: Tensor
+    features: Features
+    system: System
+    state: Tensor
+
+
+def solve(problem: Problem, start: Tensor | None, options: Options) -> Solution:
+    """Solve a batch of problems with any leading dimensions.
+
+    ``problem.X`` may be of any floating dtype, its other tensors are float64; ``start`` is a dual point (..., n, k).
+    The coefficients come back in the dtype of X, and it is these, rounded, that the gap certifies.
+    """
+    batch = problem.l2.dim()
+    tree = (problem,) if start is None else (problem, start)
+    constants: _Constants = implicit.opaque(lambda t: _solve_opaquely(*t, options=options), tree, batch)
+    coef = constants.coef
+    if options.derivative_order > 0 and implicit.is_differentiated(problem):
+        coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
+    return Solution(
+        coef=coef,
+        dual=constants.theta,
+        objective=constants.objective,
+        gap=constants.gap,
+        coef_error=constants.coef_error,
+        status=constants.status,
+        n_iter=constants.n_iter,
+    )
+
+
+def _solve_opaquely(problem: Problem, start: Tensor | None = None, *, options: Options) -> _Constants:
+    dtype = problem.X.dtype
+    tol = options.tolerance(dtype)
+    validation.values(problem)
+    finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
+    clean = _clean(problem, finite)
+    result = solvers.solve(clean, start, tol, options.max_iter)
+    # What is certified is what is returned: the coefficients after rounding to the dtype of X.
+    coef = result.coef.to(dtype)
+    gap = clean.gap(coef.to(torch.float64), result.theta)
+    null = clean.null_objective()
+    bound = torch.where(clean.l2 > 0, (2 * gap / torch.where(clean.l2 > 0, clean.l2, 1.0)).sqrt(), torch.inf)
+    relative_gap = torch.where(finite, relative(gap, null), torch.nan)
+    status = (
+        int(Status.NOT_FINITE) * ~finite
+        + int(Status.ITERATION_LIMIT) * (finite & ~(relative_gap <= tol))
+        + int(Status.DEGENERATE) * (finite & result.degenerate)
+        + int(Status.SINGULAR) * (finite & result.singular)
+    )
+    report_failures(status, options.on_fail, options.name)
+    shown = finite[:, None, None]
+    return _Constants(
+        coef=torch.where(shown, coef, torch.nan),
+        theta=torch.where(shown, result.theta, torch.nan).to(dtype),
+        objective=torch.where(finite, clean.objective(coef.to(torch.float64)), torch.nan),
+        gap=relative_gap,
+        coef_error=torch.where(finite, bound, torch.nan),
+        status=status,
+        n_iter=result.n_iter,
+        finite=finite,
+        features=result.features,
+        system=result.system,
+        state=result.state,
+    )
+
+
+def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
+    """The coefficients as a differentiable function of the problem's tensors."""
+    small = problem._replace(X=constants.features.take(problem.X))
+    coef = constants.system.attach(_clean(small, constants.finite), constants.state, order)
+    return constants.features.put(coef, problem.X.shape[-1])
+
+
+def _clean(problem: Problem, finite: Tensor) -> Problem:
+    """In float64, zeros for elements with NaN or infinities: their derivatives are then zero and harm nobody."""
+    shown = finite[..., None, None]
+    X = torch.where(shown, problem.X, 0.0).to(torch.float64)
+    return problem._replace(X=X, Y=torch.where(shown, problem.Y, 0.0))

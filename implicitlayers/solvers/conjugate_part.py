@@ -1,0 +1,90 @@
+"""The part R*(V) of the dual objective, V = Xᵀ diag(s̄) Θ: its value, and what a Newton step needs of it at a point.
+
+The *image* of Θ is whatever linear function of Θ the part works with; a step along a segment combines images.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..features import AllFeatures, Features, Support
+from ..problem import Problem, product
+
+# Gathering the active features pays below this share of all features.
+GATHER_BELOW = 0.6
+
+
+class Local(NamedTuple):
+    """R* at one point: ``scores`` Z = X∇R*(V) (b, n, k); ``model`` M (b, n, n), for which M ⊗ I stands for the Hessian
+    in √s̄Λ; and that ``hessian`` itself, as a function of (b, n, k), or None where the model is exact."""
+
+    scores: Tensor
+    model: Tensor
+    hessian: Callable[[Tensor], Tensor] | None
+
+
+class QuadraticPart:
+    """No penalty: R*(V) = ‖V‖²/(2 l2). The image of Θ is Z = XXᵀ diag(s̄) Θ/l2; all of it lives in the Gram matrix."""
+
+    def __init__(self, problem: Problem) -> None:
+        gram = problem.X @ problem.X.mT / problem.l2[..., None, None]
+        # Products round differently on both sides of the diagonal; an unsymmetric model stalls at gaps of 1e-7.
+        self.gram = (gram + gram.mT) / 2
+        self.weight = problem.weight[..., None]
+        self.model = self.gram * self.weight.sqrt() * self.weight.sqrt().mT
+        self.scale = self.model.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    def image(self, Theta: Tensor) -> Tensor:
+        """Z, (b, n, k)."""
+        return product(self.gram, self.weight * Theta)
+
+    def value(self, Theta: Tensor, image: Tensor) -> Tensor:
+        """R*, (b,)."""
+        return (self.weight * Theta * image).sum((-2, -1)) / 2
+
+    def local(self, image: Tensor) -> Local:
+        """At this image."""
+        return Local(image, self.model, None)
+
+
+class PenalisedPart:
+    """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.root = problem.weight.sqrt()[..., None]
+        self.scale = (problem.X.square().sum(-1) * problem.weight).mean(-1) / problem.l2
+
+    def image(self, Theta: Tensor) -> Tensor:
+        """V, (b, m, k)."""
+        return self.problem.correlation(Theta)
+
+    def value(self, Theta: Tensor, image: Tensor) -> Tensor:
+        """R*, (b,)."""
+        return self.problem.conjugate(image)
+
+    def local(self, image: Tensor) -> Local:
+        """At this image; the model takes C_j = α_j I + q_j q_jᵀ for (α_j + ‖q_j‖²/2) I."""
+        problem = self.problem
+        features = active_features(problem.penalty.support(image))
+        X, V = features.take(problem.X), features.take(image.mT).mT
+        scaled, l2 = X * self.root, problem.l2[..., None, None]
+        alpha, q = problem.penalty.curvature(V)
+        model = (scaled * (alpha + q.square().sum(-1) / 2)[..., None, :]) @ scaled.mT / l2
+
+        def hessian(D: Tensor) -> Tensor:
+            v = product(scaled.mT, D)
+            return product(scaled, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True)) / l2
+
+        return Local(product(X, problem.coef_of(V)), (model + model.mT) / 2, hessian)
+
+
+ConjugatePart = QuadraticPart | PenalisedPart
+
+
+def active_features(support: Tensor) -> Features:
+    """The support (b, m), or all features where gathering would not pay."""
+    largest = int(support.sum(-1).amax())
+    return Support.of(support) if largest < GATHER_BELOW * support.shape[-1] else AllFeatures()

@@ -1,0 +1,61 @@
+"""Squared loss without a penalty: one factorisation, m×m or n×n, whichever is smaller."""
+
+import torch
+from torch import Tensor
+
+from ..features import AllFeatures
+from ..linear import factorise
+from ..optimality import RidgeDual, RidgePrimal, normal_equations, ridge_dual
+from ..problem import Problem
+from .result import Result
+
+
+def solve(problem: Problem) -> Result:
+    """Ridge regression; minimum-norm least squares where l2 = 0 leaves a choice."""
+    n, m = problem.X.shape[-2:]
+    return _solve_primal(problem) if m <= n else _solve_dual(problem)
+
+
+def _solve_primal(problem: Problem) -> Result:
+    A, B = normal_equations(problem)
+    system = RidgePrimal(factorise(A))
+    coef = system.factor.solve(B)
+    # One refinement takes the error from cond·eps to about its square.
+    coef = coef - system.factor.solve(A @ coef - B)
+    coef = _minimum_norm(problem, coef, system.factor.singular)
+    return _result(problem, coef, system, coef, system.factor.singular)
+
+
+def _solve_dual(problem: Problem) -> Result:
+    system, factor = ridge_dual(problem)
+    rho = system.inverse @ problem.Y
+    rho = rho - system.inverse @ system.residual(problem, rho)
+    coef = problem.correlation(rho)
+    coef = _minimum_norm(problem, coef, factor.singular)
+    return _result(problem, coef, system, rho, factor.singular)
+
+
+def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
+    """Replace least-squares solutions of singular systems: forming XᵀX lost half of the digits, X itself has them."""
+    again = singular & (problem.l2 == 0)
+    if not again.any():
+        return coef
+    root = problem.weight[again].sqrt()[..., None]
+    coef = coef.clone()
+    coef[again] = torch.linalg.pinv(problem.X[again] * root) @ (problem.Y[again] * root)
+    return coef
+
+
+def _result(
+    problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, singular: Tensor
+) -> Result:
+    return Result(
+        coef=coef,
+        theta=problem.loss.dual_point(problem.scores(coef), problem.Y),
+        features=AllFeatures(),
+        system=system,
+        state=state,
+        degenerate=torch.zeros_like(singular),
+        singular=singular,
+        n_iter=torch.ones_like(singular, dtype=torch.int64),
+    )

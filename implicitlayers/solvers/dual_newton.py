@@ -1,0 +1,216 @@
+"""Newton's method on the dual, with a Kronecker model of the Hessian; l2 > 0, any number of features.
+
+    minimise F(Λ) = R*(V) + Σᵢ s̄ᵢ ℓ*(−θᵢ; yᵢ),    Θ = Y − Λ,  V = Xᵀ diag(s̄) Θ + offset,  Λ in the loss's domain
+
+The Hessian on √s̄Λ is diag(√s̄) X C_j Xᵀ diag(√s̄)/l2 + κ, C_j (k, k) the derivative of prox at V_j. Each step
+
+1. replaces C_j by a multiple of the identity: the Hessian becomes M ⊗ I, and the model's constrained minimum and its
+   face are found exactly, with n×n systems only (`simplex_qp`);
+2. takes the exact Newton step on that face by conjugate gradients, preconditioned by the factors just used;
+3. goes there as far as F decreases enough, along the segment, where F costs no pass over X.
+
+Without a penalty the model is the Hessian, and one or two steps suffice. Features whose rows are zero do not enter the
+model; the full product that yields V checks them all in every step.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..domains import Simplex
+from ..penalties import NoPenalty
+from ..problem import Problem, relative
+from .conjugate_part import ConjugatePart, Local, PenalisedPart, QuadraticPart
+from .face import Face, free_face, simplex_face
+
+# Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner.
+CG_REDUCTION = 0.1
+CG_STEPS = 12
+# Steps of the active set: with a penalty the model is only a model.
+MODEL_STEPS, EXACT_MODEL_STEPS = 6, 12
+HALVINGS = 30
+# Steps without a better gap after which the search ends.
+PATIENCE = 8
+
+
+class DualPoint(NamedTuple):
+    """``Lambda`` (b, n, k), the relative ``gap`` (b,) it certifies, and the number of steps taken."""
+
+    Lambda: Tensor
+    gap: Tensor
+    n_iter: int
+
+
+def minimise(
+    problem: Problem, Lambda: Tensor, tol: float | Tensor, max_iter: int, offset: Tensor | None = None
+) -> DualPoint:
+    """Minimise F from ``Lambda`` until every element's relative gap is at most ``tol``, or no step helps any more.
+
+    ``offset`` (b, m, k) states a proximal term: with offset σW₀ and l2 = l2′ + σ the problem is the one with l2′ plus
+    (σ/2)‖W − W₀‖², and so is the gap.
+    """
+    part: ConjugatePart = QuadraticPart(problem) if isinstance(problem.penalty, NoPenalty) else PenalisedPart(problem)
+    null = problem.null_objective()
+    image = part.image(problem.Y - Lambda)
+    image = image if offset is None else image + offset
+    damping = Damping(part.scale)
+    best, best_gap, idle = Lambda, torch.full_like(null, torch.inf), 0
+    for n_iter in range(max_iter + 1):
+        local = part.local(image)
+        samples = problem.loss.fenchel_young(local.scores, problem.Y - Lambda, problem.Y)
+        gap = relative((problem.weight * samples).sum(-1), null)
+        idle = 0 if ((gap < 0.9 * best_gap) & (best_gap > tol)).any() else idle + 1
+        best = torch.where((gap < best_gap)[:, None, None], Lambda, best)
+        best_gap = torch.minimum(gap, best_gap)
+        live = gap > tol
+        if not live.any() or idle > PATIENCE or n_iter == max_iter:
+            break
+        step = _model_step(problem, Lambda, local, damping.value)
+        length, Lambda, image = _search(problem, part, Lambda, image, local, step, live)
+        damping.update(live, length, step.settled)
+    return DualPoint(best, best_gap, n_iter)
+
+
+class Damping:
+    """A multiple of the identity added to the model, larger after steps that were cut short, smaller after full ones."""
+
+    SMALLEST, RESTART, LARGEST = 1e-10, 1e-7, 1.0
+
+    def __init__(self, scale: Tensor) -> None:
+        self.scale = scale
+        self.factor = torch.full_like(scale, self.SMALLEST)
+
+    @property
+    def value(self) -> Tensor:
+        """(b,)."""
+        return self.factor * self.scale
+
+    def update(self, live: Tensor, length: Tensor, settled: Tensor) -> None:
+        """``length`` (b,) of the step taken, 1 for a full one; ``settled`` (b,) if the model's minimum was found."""
+        more = (self.factor.clamp_min(self.RESTART) * 20).clamp_max(self.LARGEST)
+        less = (self.factor / 10).clamp_min(self.SMALLEST)
+        adapted = torch.where(~settled | (length < 0.5), more, torch.where(length >= 1, less, self.factor))
+        self.factor = torch.where(live, adapted, self.factor)
+
+
+class Step(NamedTuple):
+    """Two targets for Λ (b, n, k): ``newton``, and the ``safe`` minimum of the model; ``settled`` (b,)."""
+
+    newton: Tensor
+    safe: Tensor
+    settled: Tensor
+
+
+def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor) -> Step:
+    """Parts 1 and 2 of a step, on L = √s̄Λ."""
+    root = problem.weight.sqrt()[..., None]
+    L = root * Lambda
+    slope = root * (problem.loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+    diagonal = (problem.loss.conjugate_curvature(problem.l2) + damping)[..., None, None]
+    M = local.model + diagonal * torch.eye(L.shape[-2], dtype=L.dtype, device=L.device)
+    face = _model_face(problem, M, slope - M @ L, Lambda, slope, local)
+    point = face.point
+    if local.hessian is not None:
+        curved = local.hessian
+        point = _conjugate_gradients(lambda D: curved(D) + diagonal * D, face, slope, L)
+
+    def unscaled(L: Tensor) -> Tensor:
+        # An absent sample's λ acts on nothing; it stays where it is.
+        return torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda)
+
+    domain = problem.loss.domain
+    return Step(domain.project(unscaled(point)), domain.project(unscaled(face.feasible)), face.settled)
+
+
+def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: Tensor, local: Local) -> Face:
+    """The constrained minimum of the model ½⟨L, ML⟩ + ⟨C, L⟩."""
+    domain = problem.loss.domain
+    if not isinstance(domain, Simplex):
+        return free_face(M, C)
+    # First guess of the face: what is positive, and what would become so, its slope being below the sample's mean.
+    free = (Lambda > 0) | (slope < (slope * Lambda).sum(-1, keepdim=True))
+    steps = EXACT_MODEL_STEPS if local.hessian is None else MODEL_STEPS
+    root = problem.weight.sqrt()[..., None]
+    return simplex_face(M, C, root * Lambda, free, root, domain.allowed, steps)
+
+
+def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], face: Face, slope: Tensor, L: Tensor) -> Tensor:
+    """Improve the model's minimum on its face towards the minimum of the exact quadratic around L."""
+    X = face.point
+    R = face.tangent(-slope - hessian(X - L))
+    D = Z = face.precondition(R)
+    rz = _dot(R, Z).clamp_min(0)
+    start, on = rz, rz > 0
+    for _ in range(CG_STEPS):
+        HD = face.tangent(hessian(D))
+        curvature = _dot(D, HD)
+        on = on & (curvature > 0)
+        length = torch.where(on, rz / torch.where(on, curvature, 1.0), 0.0)
+        X, R = X + length * D, R - length * HD
+        Z = face.precondition(R)
+        rz, before = _dot(R, Z).clamp_min(0), rz
+        on = on & (rz > CG_REDUCTION**2 * start)
+        if not on.any():
+            break
+        D = Z + torch.where(on, rz / torch.where(on, before, 1.0), 0.0) * D
+    return X
+
+
+def _dot(A: Tensor, B: Tensor) -> Tensor:
+    return (A * B).sum((-2, -1), keepdim=True)
+
+
+class Progress(NamedTuple):
+    """Where a line search ended: the ``length`` (b,) of the step, and Λ with its image."""
+
+    length: Tensor
+    Lambda: Tensor
+    image: Tensor
+
+
+def _search(
+    problem: Problem, part: ConjugatePart, Lambda: Tensor, image: Tensor, local: Local, step: Step, live: Tensor
+) -> Progress:
+    """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere."""
+    slope = problem.weight[..., None] * (problem.loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+
+    def towards(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        D = torch.where(live[:, None, None], target - Lambda, 0.0)
+        moved = part.image(-D)
+
+        def value(length: Tensor) -> Tensor:
+            t = length[:, None, None]
+            Theta = problem.Y - Lambda - t * D
+            data = (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1)
+            return data + part.value(Theta, image + t * moved)
+
+        length, reached = _backtrack(value, (slope * D).sum((-2, -1)))
+        return length, reached, moved
+
+    target = step.newton
+    length, reached, moved = towards(target)
+    short = live & (length < 0.1)
+    if short.any():
+        safe_length, safe_reached, safe_moved = towards(step.safe)
+        use = short & ((safe_reached < reached) | (length == 0))
+        length, pick = torch.where(use, safe_length, length), use[:, None, None]
+        target, moved = torch.where(pick, step.safe, target), torch.where(pick, safe_moved, moved)
+    t = torch.where(live, length, 0.0)[:, None, None]
+    # A full step lands on its target exactly, zeros included.
+    return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)
+
+
+def _backtrack(value: Callable[[Tensor], Tensor], descent: Tensor) -> tuple[Tensor, Tensor]:
+    """Halve the step until F decreases by a share of what its slope ``descent`` promises (Armijo); 0 if it never does."""
+    length = torch.ones_like(descent)
+    start = value(torch.zeros_like(descent))
+    slack = 1e-13 * start.abs()
+    for _ in range(HALVINGS):
+        reached = value(length)
+        failed = ~(reached <= start + 1e-4 * length * descent + slack)
+        if not failed.any():
+            return length, reached
+        length = torch.where(failed, length / 2, length)
+    return torch.where(failed, 0.0, length), torch.where(failed, start, reached)

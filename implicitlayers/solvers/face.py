@@ -1,0 +1,83 @@
+"""The constrained minimum of a Kronecker model, and the linear algebra of the face it lies on.
+
+    minimise ½⟨L, M L⟩ + ⟨C, L⟩    over L = √s̄Λ (b, n, k), Λ in the loss's domain
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import simplex_qp
+
+
+class FreeFace(NamedTuple):
+    """No constraint: the face is everything, ``lower`` the Cholesky factor of M."""
+
+    point: Tensor
+    lower: Tensor
+
+    @property
+    def feasible(self) -> Tensor:
+        """The minimiser itself."""
+        return self.point
+
+    @property
+    def settled(self) -> Tensor:
+        """Always found, (b,)."""
+        return torch.ones(len(self.point), dtype=torch.bool, device=self.point.device)
+
+    def tangent(self, R: Tensor) -> Tensor:
+        """The identity."""
+        return R
+
+    def precondition(self, R: Tensor) -> Tensor:
+        """M⁻¹R."""
+        return torch.cholesky_solve(R, self.lower)
+
+
+def free_face(M: Tensor, C: Tensor) -> FreeFace:
+    """Solve the unconstrained model."""
+    lower = torch.linalg.cholesky_ex(M)[0]
+    return FreeFace(-torch.cholesky_solve(C, lower), lower)
+
+
+class SimplexFace(NamedTuple):
+    """A face of the product of simplices; the solver's layout has classes before samples."""
+
+    minimum: simplex_qp.FaceMinimum
+
+    @property
+    def point(self) -> Tensor:
+        """The minimiser on the face; feasible if settled."""
+        return self.minimum.point.mT
+
+    @property
+    def feasible(self) -> Tensor:
+        """The best feasible point."""
+        return self.minimum.feasible.mT
+
+    @property
+    def settled(self) -> Tensor:
+        """True where the face is the right one, (b,)."""
+        return self.minimum.settled
+
+    def tangent(self, R: Tensor) -> Tensor:
+        """Project on the directions within the face: per sample, less the mean over its free classes."""
+        free = self.minimum.free.mT
+        inside = torch.where(free, R, 0.0)
+        return torch.where(free, R - inside.sum(-1, keepdim=True) / free.sum(-1, keepdim=True), 0.0)
+
+    def precondition(self, R: Tensor) -> Tensor:
+        """The minimiser within the face of ½⟨D, M D⟩ − ⟨R, D⟩."""
+        return self.minimum.factor.solve(-R.mT)[0].mT
+
+
+def simplex_face(M: Tensor, C: Tensor, start: Tensor, free: Tensor, root: Tensor, allowed: Tensor, max_iter: int) -> SimplexFace:
+    """Solve the model over simplices of sizes ``root`` = √s̄ (b, n, 1); ``free`` guesses the face."""
+    mask = allowed[:, None, :].expand_as(start)
+    minimum = simplex_qp.minimise(M, C.mT, start.mT, free.mT, root.mT, mask.mT, max_iter)
+    return SimplexFace(minimum)
+
+
+Face = FreeFace | SimplexFace

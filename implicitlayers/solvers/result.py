@@ -1,0 +1,25 @@
+"""What every solver hands over: plain tensors, one leading batch dimension, float64."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..features import Features
+from ..optimality import System
+
+
+class Result(NamedTuple):
+    """A minimiser with what certifies and differentiates it.
+
+    ``coef`` (b, m, k); ``theta`` (b, n, k), its dual point; ``features``, the columns of X that take part in the
+    ``system``, whose unknown at the solution is ``state``; ``degenerate`` and ``singular`` (b,); ``n_iter`` (b,).
+    """
+
+    coef: Tensor
+    theta: Tensor
+    features: Features
+    system: System
+    state: Tensor
+    degenerate: Tensor
+    singular: Tensor
+    n_iter: Tensor

@@ -1,0 +1,145 @@
+"""Errors that name the argument, what was given, what was expected, and what to do.
+
+Shapes and dtypes are checked when a layer is called; values are checked inside the solve, where they are plain numbers
+even under `torch.func` transforms.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .losses import MulticlassHinge
+from .penalties import GroupL2
+from .problem import Problem
+
+
+def strength(name: str, value: float | Tensor, positive: bool = False) -> float | Tensor:
+    """A number ≥ 0 (> 0 if ``positive``) as float; a floating tensor as it is, its values are checked when solving."""
+    expected = f"a number {'>' if positive else '≥'} 0, a floating-point tensor over the batch, or an nn.Parameter"
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise ValueError(f"{name}: given a tensor of dtype {value.dtype}, expected {expected}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: given {value!r}, expected {expected}")
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name}: given {value}, expected {expected}")
+    return float(value)
+
+
+def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: int) -> None:
+    """The options that all layers take."""
+    if tol is not None and not tol > 0:
+        raise ValueError(f"tol: given {tol}, expected a number > 0, or None for a default by dtype")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter: given {max_iter!r}, expected an integer ≥ 1")
+    if on_fail not in ("raise", "warn", "ignore"):
+        raise ValueError(f"on_fail: given {on_fail!r}, expected 'raise', 'warn' or 'ignore'")
+    if isinstance(derivative_order, bool) or not isinstance(derivative_order, int) or derivative_order < 0:
+        raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
+
+
+def features(X: Tensor) -> None:
+    """X is a floating-point tensor (..., n, m) with at least one sample and one feature."""
+    if not isinstance(X, Tensor) or not X.is_floating_point():
+        given = f"dtype {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
+        raise ValueError(f"X: given {given}, expected a floating-point tensor (..., n, m); X.float() makes one")
+    if X.dim() < 2 or 0 in X.shape[-2:]:
+        raise ValueError(f"X: given shape {tuple(X.shape)}, expected (..., n, m) with n ≥ 1 samples and m ≥ 1 features")
+
+
+def regression_targets(Y: Tensor, X: Tensor) -> Tensor:
+    """Y (..., n, k) in float64."""
+    if not isinstance(Y, Tensor) or not Y.is_floating_point():
+        given = f"dtype {Y.dtype}" if isinstance(Y, Tensor) else type(Y).__name__
+        raise ValueError(f"Y: given {given}, expected a floating-point tensor (..., n, k); Y.to(X.dtype) makes one")
+    n = X.shape[-2]
+    if Y.dim() < 2 or Y.shape[-2] != n:
+        hint = "; for one target per sample pass y.unsqueeze(-1)" if Y.shape[-1:] == (n,) else ""
+        raise ValueError(f"Y: given shape {tuple(Y.shape)}, expected (..., {n}, k), X having {n} samples{hint}")
+    return Y.to(torch.float64)
+
+
+def class_targets(Y: Tensor, X: Tensor, n_classes: int | None) -> Tensor:
+    """Integer labels (..., n), or one-hot targets (..., n, k), as one-hot float64 (..., n, k).
+
+    ``n_classes`` None reads k off the largest label, which is impossible under `vmap`.
+    """
+    n = X.shape[-2]
+    expected = f"integer labels (..., {n}) or one-hot targets (..., {n}, k), X having {n} samples"
+    if not isinstance(Y, Tensor):
+        raise ValueError(f"Y: given {type(Y).__name__}, expected {expected}")
+    if Y.is_floating_point() or Y.dtype == torch.bool:
+        if Y.dim() < 2 or Y.shape[-2] != n or (n_classes is not None and Y.shape[-1] != n_classes):
+            hint = "; labels must be integers: Y.long() makes them" if Y.shape[-1:] == (n,) and Y.dim() < 2 else ""
+            classes = "" if n_classes is None else f", with k = n_classes = {n_classes}"
+            raise ValueError(f"Y: given shape {tuple(Y.shape)}, dtype {Y.dtype}, expected {expected}{classes}{hint}")
+        return Y.to(torch.float64)
+    if Y.dim() < 1 or Y.shape[-1] != n:
+        raise ValueError(f"Y: given shape {tuple(Y.shape)}, dtype {Y.dtype}, expected {expected}")
+    if n_classes is None:
+        if torch._C._functorch.is_functorch_wrapped_tensor(Y):
+            raise ValueError("n_classes: given None, expected the number of classes: under vmap labels cannot be read")
+        n_classes = max(int(Y.max()) + 1, 2)
+    # A label out of range gives a row of zeros, which the check of values reports.
+    return (Y[..., None] == torch.arange(n_classes, device=Y.device)).to(torch.float64)
+
+
+def trailing(name: str, tensor: Tensor, size: int, what: str) -> None:
+    """``tensor`` is (..., size)."""
+    if not isinstance(tensor, Tensor) or tensor.dim() < 1 or tensor.shape[-1] != size:
+        given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{name}: given {given}, expected a tensor (..., {size}), one entry per {what}")
+
+
+def mask(name: str, tensor: Tensor, size: int, what: str) -> None:
+    """``tensor`` is boolean, (..., size)."""
+    trailing(name, tensor, size, what)
+    if tensor.dtype != torch.bool:
+        raise ValueError(f"{name}: given dtype {tensor.dtype}, expected torch.bool; {name}.bool() makes one")
+
+
+def broadcast(shapes: dict[str, Sequence[int]]) -> torch.Size:
+    """The common batch shape of the arguments named."""
+    try:
+        return torch.broadcast_shapes(*(tuple(s) for s in shapes.values()))
+    except RuntimeError:
+        given = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"batch dimensions do not broadcast: given {given}; expected equal sizes, or 1") from None
+
+
+def values(problem: Problem) -> None:
+    """Strengths and weights are finite and ≥ 0, classes are classes; ``problem`` holds plain tensors."""
+    _at_least_zero("l2", problem.l2, positive=isinstance(problem.loss, MulticlassHinge))
+    _at_least_zero("sample_weight", problem.weight)
+    if isinstance(problem.penalty, GroupL2):
+        _at_least_zero("l1", problem.penalty.l1)
+    if isinstance(problem.loss, MulticlassHinge):
+        _at_least_zero("smoothing", problem.loss.smoothing)
+        _classes(problem.Y, problem.weight, problem.loss.class_mask)
+
+
+def _at_least_zero(name: str, value: Tensor, positive: bool = False) -> None:
+    good = value.isfinite() & ((value > 0) if positive else (value >= 0))
+    if not good.all():
+        first = value[~good].flatten()[0].item()
+        why = "; without it the dual of the hinge does not determine the coefficients" if positive else ""
+        raise ValueError(f"{name}: given {first:g}, expected finite values {'>' if positive else '≥'} 0{why}")
+
+
+def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:
+    if not class_mask.any(-1).all():
+        raise ValueError("class_mask: given an element without any class, expected at least one")
+    inside = torch.where(class_mask[:, None, :], Y, 0.0).sum(-1)
+    # A non-finite Y is a property of its element and is reported in its status.
+    wrong = ((inside - 1).abs() > 1e-6) | (Y < 0).any(-1)
+    wrong &= (weight > 0) & Y.isfinite().all(-1)
+    if wrong.any():
+        element, sample = (int(i) for i in wrong.nonzero()[0])
+        k = Y.shape[-1]
+        raise ValueError(
+            f"Y: sample {sample} of element {element} has no class: given {Y[element, sample].tolist()} (one-hot), expected"
+            f" a label from 0 to {k - 1}, or a row ≥ 0 with sum 1, within the class_mask"
+        )
