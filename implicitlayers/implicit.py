@@ -65,7 +65,7 @@ def opaque(run: Callable[[T], Any], tree: T, batch_ndim: int) -> Any:
         one = [t.reshape(batch.numel(), *t.shape[batch_ndim:]) for t in tensors]
         results, spec = pytree.tree_flatten(run(pytree.tree_unflatten(one, inputs)))
         outputs[:] = [spec]
-        return tuple(t.reshape(*batch, *t.shape[1:]) for t in results)
+        return tuple(t.reshape(batch + t.shape[1:]) for t in results)
 
     results = _Opaque.apply(flat, batch_ndim, *leaves)
     return pytree.tree_unflatten(list(results), outputs[0])

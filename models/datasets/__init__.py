@@ -1,1 +1,5 @@
 """Few-shot datasets."""
+
+from .glyphs import Glyphs
+
+__all__ = ["Glyphs"]
