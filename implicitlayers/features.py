@@ -19,9 +19,9 @@ class AllFeatures(NamedTuple):
 
 
 class Support(NamedTuple):
-    """Columns ``index`` (..., S); elements with a smaller support are padded with columns that are not ``real``."""
+    """The ``columns`` (..., S); elements with a smaller support are padded with columns that are not ``real``."""
 
-    index: Tensor
+    columns: Tensor
     real: Tensor
 
     @classmethod
@@ -33,13 +33,13 @@ class Support(NamedTuple):
 
     def take(self, X: Tensor) -> Tensor:
         """Gather the columns of X (..., n, m) to (..., n, S), zero in the padding."""
-        index = self.index[..., None, :].expand(*X.shape[:-1], self.index.shape[-1])
+        index = self.columns[..., None, :].expand(*X.shape[:-1], self.columns.shape[-1])
         return torch.where(self.real[..., None, :], X.gather(-1, index), 0.0)
 
     def put(self, W: Tensor, n_features: int) -> Tensor:
         """Scatter rows W (..., S, k) to (..., m, k), zero elsewhere."""
         rows = torch.where(self.real[..., None], W, 0.0)
-        index = self.index[..., None].expand_as(rows)
+        index = self.columns[..., None].expand_as(rows)
         return rows.new_zeros(*rows.shape[:-2], n_features, rows.shape[-1]).scatter_add(-2, index, rows)
 
 

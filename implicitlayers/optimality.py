@@ -1,8 +1,8 @@
 """Optimality systems: the residual that vanishes at a solution, and the factor of its Jacobian.
 
-A system is made once, on plain tensors, beside the solution, and holds constants only. It serves twice: the solver takes
-Newton steps with it to polish a value, and `attach` differentiates through it. X is restricted to the features that
-take part; everything is float64.
+A system is made once, on plain tensors, beside the solution, and holds constants only. It serves twice: the solver
+takes Newton steps with it to polish a value, and `attach` differentiates through it. X is restricted to the features
+that take part; everything is float64.
 
 =============  ====================================  ============================================================
 system         unknown x                             residual r(x)
@@ -65,7 +65,9 @@ class RidgeDual(NamedTuple):
     @staticmethod
     def residual(problem: Problem, rho: Tensor, gram: Tensor | None = None) -> Tensor:
         """XXᵀ diag(s̄) ρ + l2·ρ − Y, from the Gram matrix where there is one already."""
-        scores = gram @ (problem.weight[..., None] * rho) if gram is not None else problem.scores(problem.correlation(rho))
+        scores = (
+            gram @ (problem.weight[..., None] * rho) if gram is not None else problem.scores(problem.correlation(rho))
+        )
         return scores + problem.l2[..., None, None] * rho - problem.Y
 
 
@@ -111,7 +113,7 @@ class NormalMap(NamedTuple):
 
     @staticmethod
     def residual(problem: Problem, v: Tensor) -> Tensor:
-        """v − W + ∇f(W) at W = prox(v)."""
+        """V − W + ∇f(W) at W = prox(v)."""
         W = problem.penalty.prox(v)
         theta = problem.loss.dual_point(problem.scores(W), problem.Y)
         return v - W - problem.correlation(theta) + problem.l2[..., None, None] * W
@@ -129,7 +131,8 @@ class NormalMap(NamedTuple):
 
 def normal_map(problem: Problem, v: Tensor, real: Tensor) -> NormalMap:
     """The system at v (b, S, k); rows that are not ``real`` (b, S) are padding and get the identity."""
-    penalty: GroupL2 = problem.penalty
+    penalty = problem.penalty
+    assert isinstance(penalty, GroupL2)
     norm = v.norm(dim=-1, keepdim=True)
     inside = real[..., None] & (norm > penalty.l1[..., None, None])
     norm = torch.where(inside, norm, 1.0)

@@ -34,9 +34,9 @@ class Status(IntFlag):
 
 _MESSAGES = {
     Status.ITERATION_LIMIT: (
-        "the duality gap is above tol when the solver stopped. Likely causes, in order: (a) l2, or l1, is very small for"
-        " the scale of X: standardise the features or raise it; (b) max_iter is too small; (c) tol is below what the"
-        " input's precision allows"
+        "the duality gap is above tol when the solver stopped. Likely causes, in order: (a) l2, or l1, is very small"
+        " for the scale of X: standardise the features or raise it; (b) max_iter is too small; (c) tol is below what"
+        " the input's precision allows"
     ),
     Status.NOT_FINITE: (
         "X or Y holds NaN or infinity: the coefficients of this element are NaN, its derivatives zero. Likely causes:"

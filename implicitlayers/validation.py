@@ -5,7 +5,7 @@ even under `torch.func` transforms.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def mask(name: str, tensor: Tensor, size: int, what: str) -> None:
         raise ValueError(f"{name}: given dtype {tensor.dtype}, expected torch.bool; {name}.bool() makes one")
 
 
-def broadcast(shapes: dict[str, Sequence[int]]) -> torch.Size:
+def broadcast(shapes: Mapping[str, Sequence[int]]) -> torch.Size:
     """The common batch shape of the arguments named."""
     try:
         return torch.broadcast_shapes(*(tuple(s) for s in shapes.values()))
@@ -140,6 +140,6 @@ def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:
         element, sample = (int(i) for i in wrong.nonzero()[0])
         k = Y.shape[-1]
         raise ValueError(
-            f"Y: sample {sample} of element {element} has no class: given {Y[element, sample].tolist()} (one-hot), expected"
-            f" a label from 0 to {k - 1}, or a row ≥ 0 with sum 1, within the class_mask"
+            f"Y: sample {sample} of element {element} has no class: given {Y[element, sample].tolist()} (one-hot),"
+            f" expected a label from 0 to {k - 1}, or a row ≥ 0 with sum 1, within the class_mask"
         )

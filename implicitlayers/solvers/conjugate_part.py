@@ -6,7 +6,6 @@ The *image* of Θ is whatever linear function of Θ the part works with; a step 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..features import AllFeatures, Features, Support
@@ -18,7 +17,8 @@ GATHER_BELOW = 0.6
 
 class Local(NamedTuple):
     """R* at one point: ``scores`` Z = X∇R*(V) (b, n, k); ``model`` M (b, n, n), for which M ⊗ I stands for the Hessian
-    in √s̄Λ; and that ``hessian`` itself, as a function of (b, n, k), or None where the model is exact."""
+    in √s̄Λ; and that ``hessian`` itself, as a function of (b, n, k), or None where the model is exact.
+    """
 
     scores: Tensor
     model: Tensor

@@ -46,9 +46,7 @@ def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
     return coef
 
 
-def _result(
-    problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, singular: Tensor
-) -> Result:
+def _result(problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, singular: Tensor) -> Result:
     return Result(
         coef=coef,
         theta=problem.loss.dual_point(problem.scores(coef), problem.Y),

@@ -74,7 +74,7 @@ def minimise(
 
 
 class Damping:
-    """A multiple of the identity added to the model, larger after steps that were cut short, smaller after full ones."""
+    """A multiple of the identity added to the model: more after steps cut short, less after full ones."""
 
     SMALLEST, RESTART, LARGEST = 1e-10, 1e-7, 1.0
 
@@ -132,8 +132,8 @@ def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: T
     # First guess of the face: what is positive, and what would become so, its slope being below the sample's mean.
     free = (Lambda > 0) | (slope < (slope * Lambda).sum(-1, keepdim=True))
     steps = EXACT_MODEL_STEPS if local.hessian is None else MODEL_STEPS
-    root = problem.weight.sqrt()[..., None]
-    return simplex_face(M, C, root * Lambda, free, root, domain.allowed, steps)
+    L = problem.weight.sqrt()[..., None] * Lambda
+    return simplex_face(M, C, L, free, problem.weight, domain.allowed, steps)
 
 
 def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], face: Face, slope: Tensor, L: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def _search(
 
 
 def _backtrack(value: Callable[[Tensor], Tensor], descent: Tensor) -> tuple[Tensor, Tensor]:
-    """Halve the step until F decreases by a share of what its slope ``descent`` promises (Armijo); 0 if it never does."""
+    """Halve the step until F falls by a share of what its slope ``descent`` promises (Armijo); 0 if it never does."""
     length = torch.ones_like(descent)
     start = value(torch.zeros_like(descent))
     slack = 1e-13 * start.abs()

@@ -1,6 +1,6 @@
 """The constrained minimum of a Kronecker model, and the linear algebra of the face it lies on.
 
-    minimise ½⟨L, M L⟩ + ⟨C, L⟩    over L = √s̄Λ (b, n, k), Λ in the loss's domain
+minimise ½⟨L, M L⟩ + ⟨C, L⟩    over L = √s̄Λ (b, n, k), Λ in the loss's domain
 """
 
 from typing import NamedTuple
@@ -73,11 +73,13 @@ class SimplexFace(NamedTuple):
         return self.minimum.factor.solve(-R.mT)[0].mT
 
 
-def simplex_face(M: Tensor, C: Tensor, start: Tensor, free: Tensor, root: Tensor, allowed: Tensor, max_iter: int) -> SimplexFace:
-    """Solve the model over simplices of sizes ``root`` = √s̄ (b, n, 1); ``free`` guesses the face."""
-    mask = allowed[:, None, :].expand_as(start)
-    minimum = simplex_qp.minimise(M, C.mT, start.mT, free.mT, root.mT, mask.mT, max_iter)
-    return SimplexFace(minimum)
+def simplex_face(
+    M: Tensor, C: Tensor, start: Tensor, free: Tensor, weight: Tensor, allowed: Tensor, max_iter: int
+) -> SimplexFace:
+    """Solve the model over simplices of sizes √s̄, from the feasible L ``start``; ``free`` guesses the face."""
+    allowed = allowed[:, None, :].expand_as(start)
+    program = simplex_qp.Program(M, C.mT, weight.sqrt()[:, None, :], allowed.mT)
+    return SimplexFace(simplex_qp.minimise(program, start.mT, free.mT, max_iter))
 
 
 Face = FreeFace | SimplexFace

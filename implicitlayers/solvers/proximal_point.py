@@ -100,10 +100,12 @@ def _linearised(problem: Problem, W: Tensor) -> tuple[Support, Problem, NormalMa
 
 
 def _result(problem: Problem, at: _Point, n_iter: int) -> Result:
-    features, small, system, _ = _linearised(problem, at.coef)
+    features, _, system, _ = _linearised(problem, at.coef)
     W = features.take(at.coef.mT).mT
     # At the solution V = l2·W + l1·∂Ω(W): rows outside the support show a tie in V, rows inside it in W.
-    V = torch.where((at.coef != 0).any(-1, keepdim=True), problem.penalty.normal(at.coef), problem.correlation(at.theta))
+    V = torch.where(
+        (at.coef != 0).any(-1, keepdim=True), problem.penalty.normal(at.coef), problem.correlation(at.theta)
+    )
     return Result(
         coef=at.coef,
         theta=problem.feasible(at.theta)[0],

@@ -1,10 +1,11 @@
-"""Quadratic programs over products of simplices whose Hessian is M ⊗ I, by a primal–dual active set.
+"""Quadratic programs over products of simplices whose Hessian is M ⊗ I.
 
     minimise ½⟨L, L M⟩ + ⟨C, L⟩    over L (k, n), every column in a simplex: L ≥ 0, Σ_c L_ci = total_i
 
-Because the Hessian does not couple classes, the equality-constrained problem on a face splits into one n×n system per
-class and one n×n Schur complement for the multipliers: nothing of size nk×nk. The active set changes as a whole in
-every step (Hintermüller, Ito and Kunisch, 2002), which takes a handful of steps where a pivoting method takes hundreds.
+Because the Hessian does not couple classes, every linear system splits into one n×n system per class and one n×n Schur
+complement for the multipliers: nothing of size nk×nk. A primal–dual active set, which changes as a whole in every
+step (Hintermüller, Ito and Kunisch, 2002), needs a handful of steps where it works; where it cycles, which it does when
+M has low rank, an interior point finds the face instead.
 
 Layout: classes before samples, (b, k, n), the layout in which batched products are fast.
 """
@@ -13,35 +14,61 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..prox import project_simplex
 
+# An interior point ends when its complementarity gap is below this share of the objective's scale.
+INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
+
+
+class Program(NamedTuple):
+    """``M`` (b, n, n), ``C`` (b, k, n), ``total`` (b, 1, n) ≥ 0, ``allowed`` (b, k, n); columns with total 0 stay 0."""
+
+    M: Tensor
+    C: Tensor
+    total: Tensor
+    allowed: Tensor
+
+    def pick(self, index: Tensor) -> "Program":
+        """Some elements of the batch, in order; all of them at no cost."""
+        return self if len(index) == len(self.M) else Program(*(t[index] for t in self))
+
+    def value(self, L: Tensor) -> Tensor:
+        """The objective, (b,)."""
+        return ((L @ self.M / 2 + self.C) * L).sum((1, 2))
+
+    def faces(self, free: Tensor) -> Tensor:
+        """``free`` made a face: within the allowed entries, exactly one entry in columns of total 0."""
+        pinned = self.allowed & (self.allowed.cumsum(1) == 1)
+        return torch.where(self.total > 0, free & self.allowed, pinned)
+
 
 class FaceFactor(NamedTuple):
-    """``inverse`` (b, k, n, n): for each class the inverse of M on its free samples, zero elsewhere; ``schur`` (b, n, n):
-    the Cholesky factor of their sum, the Schur complement of the constraints Σ_c L_ci = total_i."""
+    """``inverse`` (b, k, n, n), per class the inverse of M on its free samples and zero elsewhere; ``schur`` (b, n, n),
+    the Cholesky factor of their sum, which is the Schur complement of the constraints Σ_c L_ci = total_i.
+    """
 
     inverse: Tensor
     schur: Tensor
 
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The minimiser on the face and its multipliers (b, 1, n); ``total`` None means zero: a step within the face."""
+        """The minimiser on the face, and its multipliers (b, 1, n); ``total`` None is zero: a step within the face."""
         unconstrained = (self.inverse @ C[..., None])[..., 0]
         rhs = unconstrained.sum(1, keepdim=True)
-        rhs = rhs if total is None else rhs + total
-        multiplier = torch.cholesky_solve(rhs.mT, self.schur)
+        multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur)
         return (self.inverse @ multiplier[:, None])[..., 0] - unconstrained, multiplier.mT
 
 
-def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
-    """Factor the face on which the entries ``free`` (b, k, n) may move; each sample has at least one."""
+def factorise_face(M: Tensor, free: Tensor, barrier: Tensor | None = None) -> FaceFactor:
+    """Factor M, plus the diagonal ``barrier`` (b, k, n), on the entries that are ``free`` (b, k, n), one per column."""
     b, k, n = free.shape
-    if free.all():
+    if barrier is None and free.all():
         inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(M)[0])
         return FaceFactor(inverse[:, None].expand(b, k, n, n), torch.linalg.cholesky_ex(k * inverse)[0])
     mask = free.to(M.dtype)
     blocks = M[:, None] * mask[..., None] * mask[..., None, :]
-    blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask)
+    blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask if barrier is None else torch.where(free, barrier, 1.0))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(blocks)[0])
     inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
     return FaceFactor(inverse, torch.linalg.cholesky_ex(inverse.sum(1))[0])
@@ -49,7 +76,8 @@ def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
 
 class FaceMinimum(NamedTuple):
     """``feasible``: the best feasible point seen; ``point``: the minimiser on the last face, feasible if ``settled``;
-    ``free``: that face, with its ``factor``; ``settled`` (b,): the active set repeated itself, the optimum is found."""
+    ``free``: that face, with its ``factor``; ``settled`` (b,): the face is the right one.
+    """
 
     feasible: Tensor
     point: Tensor
@@ -58,50 +86,99 @@ class FaceMinimum(NamedTuple):
     settled: Tensor
 
 
-def minimise(
-    M: Tensor, C: Tensor, start: Tensor, free: Tensor, total: Tensor, allowed: Tensor, max_iter: int
-) -> FaceMinimum:
-    """Solve the program from the feasible ``start`` and the guess ``free`` of its face.
+def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
+    """Solve from the feasible ``start`` and the guess ``free`` of its face; ``max_iter`` bounds the active set."""
+    found = _active_set(program, start, free, max_iter)
+    stuck = (~found.settled).nonzero().flatten()
+    if len(stuck):
+        some = program.pick(stuck)
+        inside, face = _interior_point(some)
+        again = _active_set(some, inside, face, 2)
+        again = again._replace(settled=torch.ones_like(again.settled))
+        found = _merge(found, stuck, again)
+    return found
 
-    ``total`` (b, 1, n) ≥ 0; columns with total 0 stay at zero. Elements leave the batch as they settle.
-    """
-    total_rows = total.expand_as(start)
-    pinned = allowed & (allowed.cumsum(1) == 1)
-    free = torch.where(total > 0, free & allowed, pinned)
-    feasible, value = start, _value(M, C, start)
-    todo = torch.arange(len(M), device=M.device)
-    point, factor, settled = start, None, torch.zeros_like(todo, dtype=torch.bool)
+
+def _active_set(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
+    """Elements leave the batch as their face repeats itself."""
+    free = program.faces(free)
+    todo = torch.arange(len(start), device=start.device)
+    found: FaceMinimum | None = None
+    value = program.value(start)
     for _ in range(max_iter):
-        M_, C_, free_, total_ = (t if len(todo) == len(t) else t[todo] for t in (M, C, free, total))
-        allowed_, rows_ = allowed[todo], total_rows[todo]
-        factor_ = factorise_face(M_, free_)
-        point_, multiplier = factor_.solve(C_, total_)
-        slope = point_ @ M_ + C_ - multiplier
-        scale = 1e-12 * C_.abs().amax((1, 2), keepdim=True)
-        next_free = torch.where(free_, point_ > 1e-14 * rows_, slope < -scale) & allowed_
-        next_free = torch.where(total_ > 0, next_free, free_)
-        same = (next_free == free_).flatten(1).all(1)
-        candidate = project_simplex(point_, total_, allowed_, dim=1)
-        value_ = _value(M_, C_, candidate)
-        better = (value_ <= value[todo]) | same
-        feasible = _put(feasible, todo, torch.where(better[:, None, None], candidate, feasible[todo]))
-        value = _put(value, todo, torch.where(better, value_, value[todo]))
-        point = _put(point, todo, point_)
-        factor = factor_ if factor is None else FaceFactor(*(_put(f, todo, f_) for f, f_ in zip(factor, factor_)))
-        settled = _put(settled, todo, same)
-        moving = ~same & value_.isfinite()
+        some = program.pick(todo)
+        part, next_free = _active_set_step(some, free)
+        best = start if found is None else found.feasible[todo]
+        value_ = some.value(part.feasible)
+        better = (value_ <= value) | part.settled
+        part = part._replace(feasible=torch.where(better[:, None, None], part.feasible, best))
+        found = part if found is None else _merge(found, todo, part)
+        moving = ~part.settled & value_.isfinite()
         if not moving.any():
             break
-        last, todo = todo, todo[moving]
-        if _ < max_iter - 1:
-            free = _put(free, todo, next_free[moving])
-    assert factor is not None
-    return FaceMinimum(feasible, point, free, factor, settled)
+        todo, free, value = todo[moving], next_free[moving], torch.where(better, value_, value)[moving]
+    assert found is not None
+    return found
 
 
-def _value(M: Tensor, C: Tensor, L: Tensor) -> Tensor:
-    return ((L @ M / 2 + C) * L).sum((1, 2))
+def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tensor]:
+    """The minimiser on a face, and the face its signs ask for: positive entries, and those of negative slope."""
+    factor = factorise_face(program.M, free)
+    point, multiplier = factor.solve(program.C, program.total)
+    slope = point @ program.M + program.C - multiplier
+    rounding = 1e-12 * program.C.abs().amax((1, 2), keepdim=True)
+    wanted = program.faces(torch.where(free, point > 1e-14 * program.total, slope < -rounding))
+    settled = (wanted == free).flatten(1).all(1)
+    feasible = project_simplex(point, program.total, program.allowed, dim=1)
+    return FaceMinimum(feasible, point, free, factor, settled), wanted
 
 
-def _put(whole: Tensor, index: Tensor, part: Tensor) -> Tensor:
-    return part if len(index) == len(whole) else whole.index_copy(0, index, part)
+def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
+    """Mehrotra's predictor–corrector method from a feasible start: a point (b, k, n), and the face it tells.
+
+    Stationarity LM + C − 1θᵀ = S ≥ 0 and ΣL = total hold in every step; complementarity L∘S → 0 is what is driven.
+    """
+    M, C, total, allowed = program
+    free = allowed & (total > 0)
+    mask = free.to(M.dtype)
+    entries = mask.sum((1, 2), keepdim=True).clamp_min(1)
+    L = torch.where(free, total / mask.sum(1, keepdim=True).clamp_min(1), 0.0)
+    slope = L @ M + C
+    spread = (slope - slope.amin(1, keepdim=True)).amax((1, 2), keepdim=True)
+    S = torch.where(free, slope - torch.where(free, slope, torch.inf).amin(1, keepdim=True) + spread / 10, 0.0)
+    scale = (L * S).sum((1, 2), keepdim=True)
+    empty = (total <= 0)[:, 0].to(M.dtype).diag_embed()
+
+    def ratio(A: Tensor, B: Tensor) -> Tensor:
+        return torch.where(free, A / torch.where(free, B, 1.0), 0.0)
+
+    def longest(X: Tensor, D: Tensor) -> Tensor:
+        steps = torch.where(D < 0, -X / torch.where(D < 0, D, 1.0), torch.inf)
+        return steps.amin((1, 2), keepdim=True).clamp_max(1)
+
+    for _ in range(INTERIOR_STEPS):
+        mu = (L * S).sum((1, 2), keepdim=True) / entries
+        if (mu * entries <= INTERIOR_GAP * scale).all():
+            break
+        inverse, _ = factorise_face(M, free, ratio(S, L))
+        factor = FaceFactor(inverse, torch.linalg.cholesky_ex(inverse.sum(1) + empty)[0])
+        # Predictor: towards μ = 0. The change of S follows from complementarity, S dL + L dS = target − L∘S.
+        dL = factor.solve(S)[0]
+        dS = -S - ratio(S, L) * dL
+        length = torch.minimum(longest(L, dL), longest(S, dS))
+        after = ((L + length * dL) * (S + length * dS)).sum((1, 2), keepdim=True) / entries
+        target = mu * (after / mu.clamp_min(1e-300)) ** 3 - dL * dS
+        dL = factor.solve(S - ratio(target, L))[0]
+        dS = ratio(target, L) - S - ratio(S, L) * dL
+        length = 0.995 * torch.minimum(longest(L, dL), longest(S, dS))
+        moving = (mu * entries > INTERIOR_GAP * scale) & dL.isfinite().all(-1).all(-1)[:, None, None]
+        L = torch.where(moving, L + length * dL, L)
+        S = torch.where(moving, S + length * dS, S)
+    return L, free & (L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
+
+
+def _merge(whole: FaceMinimum, index: Tensor, part: FaceMinimum) -> FaceMinimum:
+    """``whole`` with some elements replaced."""
+    if len(index) == len(whole.point):
+        return part
+    return pytree.tree_map(lambda w, p: w.index_copy(0, index, p), whole, part)
