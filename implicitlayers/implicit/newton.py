@@ -7,8 +7,8 @@ attached afterwards, by the implicit function theorem written as Newton steps th
 
 r is the optimality residual in ordinary differentiable operations. One step gives dx/dp = −J⁻¹ ∂r/∂p exactly; each
 further step makes one more order exact, in reverse mode, forward mode, under `vmap`, and in every composition of them,
-because nothing but ordinary operations is differentiated. (A custom Function with `backward` and `jvp` would not do:
-nested forward mode is silently zero there.)
+because nothing but ordinary operations is differentiated. (One custom Function for x(p) with `backward` and `jvp` would
+not do: its second derivatives in nested forward mode are silently zero.)
 """
 
 from collections.abc import Callable

@@ -1,0 +1,23 @@
+"""Derivatives of argmins by the implicit function theorem: for a user's solver, and for the layers of this library."""
+
+from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
+from .linear_solve import CG, GMRES, Dense, LinearReport, LinearSolve, NormalCG
+from .newton import attach, is_differentiated, opaque, with_value
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "Dense",
+    "ImplicitFunction",
+    "Info",
+    "LinearReport",
+    "LinearSolve",
+    "NormalCG",
+    "argmin",
+    "attach",
+    "fixed_point",
+    "is_differentiated",
+    "opaque",
+    "root",
+    "with_value",
+]
