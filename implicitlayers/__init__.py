@@ -1,16 +1,42 @@
 """Argmin layers for PyTorch that come with a proof: minimiser, duality gap, exact first and second derivatives."""
 
 from . import functional, implicit
-from .layers import GroupLasso, MulticlassSVM, Ridge
+from .layers import (
+    BinarySVM,
+    BoxRegression,
+    ElasticNet,
+    GroupLasso,
+    HuberRegression,
+    Lasso,
+    LogisticRegression,
+    MulticlassSVM,
+    NonNegativeRegression,
+    Ridge,
+    SimplexRegression,
+    SparseGroupLasso,
+    SparseRidge,
+)
+from .relative import Relative
 from .solution import ConvergenceError, ConvergenceWarning, Solution, Status
 
 __all__ = [
+    "BinarySVM",
+    "BoxRegression",
     "ConvergenceError",
     "ConvergenceWarning",
+    "ElasticNet",
     "GroupLasso",
+    "HuberRegression",
+    "Lasso",
+    "LogisticRegression",
     "MulticlassSVM",
+    "NonNegativeRegression",
+    "Relative",
     "Ridge",
+    "SimplexRegression",
     "Solution",
+    "SparseGroupLasso",
+    "SparseRidge",
     "Status",
     "functional",
     "implicit",

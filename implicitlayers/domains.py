@@ -34,14 +34,14 @@ class Free(NamedTuple):
 
 
 class Simplex(NamedTuple):
-    """λ ≥ 0, Σ λ = 1, zero for classes that are not ``allowed`` (..., k)."""
+    """λ ≥ 0, Σ λ = 1, zero where not ``allowed`` (..., n, k), or (..., 1, k) for all samples alike."""
 
     allowed: Tensor
 
     def project(self, Lambda: Tensor) -> Tensor:
         """The nearest point, row by row."""
         total = torch.ones_like(Lambda[..., :1])
-        return project_simplex(Lambda, total, self.allowed[..., None, :].expand_as(Lambda))
+        return project_simplex(Lambda, total, self.allowed.expand_as(Lambda))
 
     def edges(self, Lambda: Tensor, present: Tensor) -> Edges:
         """On the face of Λ: from every sample's largest λ to each of its other positive ones."""

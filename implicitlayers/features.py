@@ -28,13 +28,15 @@ class Support(NamedTuple):
     def of(cls, chosen: Tensor) -> "Support":
         """The support of a boolean (b, m), S the size of the largest in the batch; looks at the data."""
         size = int(chosen.sum(-1).amax()) if chosen.numel() else 0
-        values, index = chosen.to(torch.uint8).topk(size, dim=-1)
-        return cls(index, values > 0)
+        values, columns = chosen.to(torch.uint8).topk(size, dim=-1)
+        return cls(columns, values > 0)
 
     def take(self, X: Tensor) -> Tensor:
-        """Gather the columns of X (..., n, m) to (..., n, S), zero in the padding."""
+        """Gather the columns of X (..., n, m) to (..., n, S), zero (or false) in the padding."""
         index = self.columns[..., None, :].expand(*X.shape[:-1], self.columns.shape[-1])
-        return torch.where(self.real[..., None, :], X.gather(-1, index), 0.0)
+        return torch.where(
+            self.real[..., None, :], X.gather(-1, index), torch.zeros((), dtype=X.dtype, device=X.device)
+        )
 
     def put(self, W: Tensor, n_features: int) -> Tensor:
         """Scatter rows W (..., S, k) to (..., m, k), zero elsewhere."""

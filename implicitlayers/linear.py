@@ -16,10 +16,13 @@ EIGENVALUE_CUTOFF = 1e-10
 
 
 class Factor(NamedTuple):
-    """``root`` C (..., d, d) with M⁺ = C Cᵀ, and ``singular`` (...), true where M⁺ is not M⁻¹."""
+    """``root`` C (..., d, d) with M⁺ = C Cᵀ; ``singular`` (...), true where M⁺ is not M⁻¹; and ``condition`` (...), a
+    bound on the condition number of M: the product of the Frobenius norms of M and M⁺.
+    """
 
     root: Tensor
     singular: Tensor
+    condition: Tensor
 
     def solve(self, R: Tensor) -> Tensor:
         """M⁺R for R (..., d, r)."""
@@ -29,7 +32,8 @@ class Factor(NamedTuple):
 def factorise(M: Tensor) -> Factor:
     """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only."""
     if M.shape[-1] == 0:
-        return Factor(M, torch.zeros(M.shape[0], dtype=torch.bool, device=M.device))
+        nothing = torch.zeros(M.shape[0], dtype=M.dtype, device=M.device)
+        return Factor(M, nothing > 0, nothing + 1)
     lower, _ = torch.linalg.cholesky_ex(M)
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
     regular = pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1)
@@ -41,7 +45,7 @@ def factorise(M: Tensor) -> Factor:
     if singular.any():
         root = root.clone()
         root[singular] = pseudo_root(M[singular])
-    return Factor(root, singular)
+    return Factor(root, singular, M.square().sum((-2, -1)).sqrt() * root.square().sum((-2, -1)))
 
 
 def pseudo_root(M: Tensor) -> Tensor:

@@ -1,28 +1,77 @@
 """Losses ℓ(z; y) of scores z against targets y, with what duality needs of them.
 
-Scores ``Z``, targets ``Y``, dual points ``Theta`` are (..., n, k); values are one number per sample, (..., n).
-The dual point of a score is θ ∈ −∂ℓ(z), and λ = y − θ. Every loss offers
-
-* ``value(Z, Y)`` = ℓ(z; y);
-* ``dual_point(Z, Y)``, an element of −∂ℓ(z);
-* ``conjugate(Theta, Y)`` = ℓ*(−θ; y), for feasible θ;
-* ``domain``, where λ may lie;
-* ``conjugate_gradient(Lambda, Y)`` = ∂/∂λ of ℓ*(λ − y; y), and ``conjugate_curvature(l2)``, its derivative, a number
-  per element, in the shape (...) of ``l2``;
-* ``fenchel_young(Z, Theta, Y)`` = ℓ(z) + ℓ*(−θ) + ⟨θ, z⟩ ≥ 0, written as a sum of terms that are each ≥ 0.
+Scores ``Z``, targets ``Y``, dual points ``Theta`` are (..., n, k); values are one number per sample, (..., n). The dual
+point of a score is θ ∈ −∂ℓ(z), and λ = y − θ. A loss is a tuple of the tensors it depends on, over the batch.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .domains import Free, Simplex
+from .domains import Domain, Free, Simplex
 from .prox import project_simplex
+
+
+class Loss(Protocol):
+    """What every loss offers."""
+
+    def value(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """ℓ(z; y)."""
+
+    def dual_point(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """An element of −∂ℓ(z)."""
+
+    def conjugate(self, Theta: Tensor, Y: Tensor) -> Tensor:
+        """ℓ*(−θ; y), for feasible θ."""
+
+    def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
+        """ℓ(z) + ℓ*(−θ) + ⟨θ, z⟩ ≥ 0, written as a sum of terms that are each ≥ 0."""
+
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """The score (..., 1, k) that all samples would share under an intercept alone."""
+
+
+class SmoothLoss(Loss, Protocol):
+    """A loss with Lipschitz gradient: what solvers in W, and their derivatives, need besides."""
+
+    def smoothness(self) -> float:
+        """A bound on the eigenvalues of ∂²ℓ."""
+
+    def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The Hessian ∂²ℓ(z), (..., n, k, k)."""
+
+    def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
+        """A feasible dual point near Θ whose weighted sum over samples is zero, as an intercept asks."""
+
+    def gauge(self) -> Tensor | None:
+        """The projection (..., k, k) on scores that change no loss when added to all samples; None if none."""
+
+
+class DualLoss(Loss, Protocol):
+    """A loss whose conjugate is quadratic on a simple domain: what solvers in the dual need besides."""
+
+    @property
+    def domain(self) -> Domain:
+        """Where λ may lie."""
+
+    def conjugate_gradient(self, Lambda: Tensor, Y: Tensor) -> Tensor:
+        """∂/∂λ of ℓ*(λ − y; y), (..., n, k)."""
+
+    def conjugate_curvature(self, like: Tensor) -> Tensor:
+        """Its derivative, a number per element, in the shape (...) of ``like``."""
 
 
 class Squared(NamedTuple):
     """ℓ(z; y) = ½‖z − y‖²."""
+
+    def smoothness(self) -> float:
+        """One."""
+        return 1.0
+
+    def gauge(self) -> None:
+        """Every constant matters."""
+        return
 
     @property
     def domain(self) -> Free:
@@ -41,6 +90,22 @@ class Squared(NamedTuple):
         """½‖θ‖² − ⟨θ, y⟩."""
         return Theta.square().sum(-1) / 2 - (Theta * Y).sum(-1)
 
+    def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
+        """½‖z − y + θ‖²."""
+        return (Z - Y + Theta).square().sum(-1) / 2
+
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """The weighted mean."""
+        return _mean(Y, weight)
+
+    def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The identity."""
+        return torch.ones_like(Z).diag_embed()
+
+    def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
+        """Θ less its weighted mean."""
+        return Theta - _mean(Theta, weight)
+
     def conjugate_gradient(self, Lambda: Tensor, Y: Tensor) -> Tensor:
         """With θ = y − λ the conjugate is ½‖λ‖² − ½‖y‖²; its gradient in λ is λ."""
         return Lambda
@@ -49,9 +114,125 @@ class Squared(NamedTuple):
         """The Hessian of ½‖λ‖² is one times the identity."""
         return torch.ones_like(like)
 
+
+class Multinomial(NamedTuple):
+    """ℓ(z; y) = log Σ exp z_l − ⟨y, z⟩ over the classes of ``class_mask`` (..., k): logistic regression."""
+
+    class_mask: Tensor
+
+    def smoothness(self) -> float:
+        """½, which bounds the eigenvalues of diag(p) − ppᵀ (Böhning, 1992)."""
+        return 0.5
+
+    def gauge(self) -> Tensor:
+        """The projection (..., k, k) on scores that change no probability: equal ones, and those of masked classes."""
+        mask = self.class_mask.to(torch.float64)
+        equal = mask[..., :, None] * mask[..., None, :] / mask.sum(-1)[..., None, None]
+        return equal + (1 - mask).diag_embed()
+
+    def _masked(self, Z: Tensor) -> Tensor:
+        return torch.where(self.class_mask[..., None, :], Z, -torch.inf)
+
+    def _probabilities(self, Z: Tensor) -> Tensor:
+        return self._masked(Z).softmax(-1)
+
+    def value(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """logsumexp(z) − ⟨y, z⟩."""
+        return self._masked(Z).logsumexp(-1) - (Y * Z).sum(-1)
+
+    def dual_point(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """θ = y − softmax(z)."""
+        return Y - self._probabilities(Z)
+
+    def conjugate(self, Theta: Tensor, Y: Tensor) -> Tensor:
+        """Σ p log p, p = y − θ in the simplex."""
+        P = Y - Theta
+        return torch.special.xlogy(P, P).sum(-1)
+
     def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
-        """½‖z − y + θ‖²."""
-        return (Z - Y + Theta).square().sum(-1) / 2
+        """KL(p ‖ softmax z), p = y − θ; each term p log(p/q) − p + q is ≥ 0."""
+        P = (Y - Theta).clamp_min(0)
+        log_q = self._masked(Z).log_softmax(-1)
+        log_q = torch.where(self.class_mask[..., None, :], log_q, 0.0)
+        Q = torch.where(self.class_mask[..., None, :], log_q.exp(), 0.0)
+        return (torch.special.xlogy(P, P) - P * log_q - P + Q).clamp_min(0).sum(-1)
+
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """Logarithms of the class means; a class without samples stays at a finite score of probability 1e-300."""
+        mean = _mean(Y, weight)
+        mean = torch.where(self.class_mask[..., None, :], mean, 1.0)
+        return mean.clamp_min(1e-300).log()
+
+    def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """diag(p) − ppᵀ."""
+        P = self._probabilities(Z)
+        return P.diag_embed() - P[..., :, None] * P[..., None, :]
+
+    def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
+        """Θ less its weighted mean, mixed with Y − Ȳ, which is balanced and interior, until p = y − θ ≥ 0."""
+        means = _mean(Y, weight)
+        P = Y - (Theta - _mean(Theta, weight))
+        missing = (-P).clamp_min(0)
+        share = torch.where(missing > 0, missing / (missing + means).clamp_min(1e-300), 0.0).amax(
+            (-2, -1), keepdim=True
+        )
+        return Y - (P + share * (means - P)).clamp_min(0)
+
+
+class Huber(NamedTuple):
+    """Σ_c h(z_c − y_c) with h(r) = ½r² for |r| ≤ δ, else δ|r| − ½δ² (Huber, 1964); ``delta`` (...) > 0."""
+
+    delta: Tensor
+
+    def smoothness(self) -> float:
+        """One."""
+        return 1.0
+
+    def gauge(self) -> None:
+        """Every constant matters."""
+        return
+
+    def value(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """Σ h: with θ the clipped residual, θr − ½θ²."""
+        theta = self.dual_point(Z, Y)
+        return (theta * (Y - Z) - theta.square() / 2).sum(-1)
+
+    def dual_point(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The residual y − z clipped to ±δ."""
+        delta = self.delta[..., None, None]
+        return (Y - Z).clamp(-delta, delta)
+
+    def conjugate(self, Theta: Tensor, Y: Tensor) -> Tensor:
+        """½‖θ‖² − ⟨θ, y⟩ for |θ| ≤ δ."""
+        return Theta.square().sum(-1) / 2 - (Theta * Y).sum(-1)
+
+    def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
+        """With θ* the dual point, ½(θ* − θ)² + (θ* − θ)(r − θ*), r = y − z; both terms are ≥ 0."""
+        best = self.dual_point(Z, Y)
+        step = best - Theta
+        return (step.square() / 2 + (step * (Y - Z - best)).clamp_min(0)).sum(-1)
+
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """By bisection: the weighted sum of clipped residuals falls with the constant."""
+        present = weight[..., None] > 0
+        low = torch.where(present, Y, torch.inf).amin(-2, keepdim=True)
+        high = torch.where(present, Y, -torch.inf).amax(-2, keepdim=True)
+        low, high = torch.where(low.isfinite(), low, 0.0), torch.where(high.isfinite(), high, 0.0)
+        for _ in range(100):
+            middle = (low + high) / 2
+            above = _mean(self.dual_point(middle.expand_as(Y), Y), weight) > 0
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (low + high) / 2
+
+    def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """One where |y − z| ≤ δ, else zero."""
+        return ((Y - Z).abs() <= self.delta[..., None, None]).to(Z.dtype).diag_embed()
+
+    def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
+        """Θ less its weighted mean, scaled back to ±δ."""
+        Theta = Theta - _mean(Theta, weight)
+        largest = Theta.abs().amax((-2, -1))
+        return Theta * (self.delta / torch.maximum(largest, self.delta))[..., None, None]
 
 
 class MulticlassHinge(NamedTuple):
@@ -69,7 +250,7 @@ class MulticlassHinge(NamedTuple):
     @property
     def domain(self) -> Simplex:
         """λ lies in the simplex of the classes in the mask."""
-        return Simplex(self.class_mask)
+        return Simplex(self.class_mask[..., None, :])
 
     def value(self, Z: Tensor, Y: Tensor) -> Tensor:
         """The maximum above."""
@@ -95,14 +276,6 @@ class MulticlassHinge(NamedTuple):
         """⟨λ, y⟩ − 1 + (γ/2)‖θ‖², with λ = y − θ in the simplex."""
         return ((Y - Theta) * Y).sum(-1) - 1 + self.smoothing[..., None] / 2 * Theta.square().sum(-1)
 
-    def conjugate_gradient(self, Lambda: Tensor, Y: Tensor) -> Tensor:
-        """Gradient in λ of ⟨λ, y⟩ + (γ/2)‖λ − y‖²."""
-        return Y + self.smoothing[..., None, None] * (Lambda - Y)
-
-    def conjugate_curvature(self, like: Tensor) -> Tensor:
-        """The Hessian of the conjugate is γ times the identity."""
-        return self.smoothing
-
     def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
         """⟨λ* − λ, 1 − y + z⟩ − (γ/2)(‖λ* − y‖² − ‖λ − y‖²), λ* the worst case, λ = y − θ.
 
@@ -114,5 +287,19 @@ class MulticlassHinge(NamedTuple):
         step = worst - (Y - Theta)
         return (step * slope).sum(-1).clamp_min(0) + self.smoothing[..., None] / 2 * step.square().sum(-1)
 
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """Zero: the hinge takes no intercept."""
+        return torch.zeros_like(Y[..., :1, :])
 
-Loss = Squared | MulticlassHinge
+    def conjugate_gradient(self, Lambda: Tensor, Y: Tensor) -> Tensor:
+        """Gradient in λ of ⟨λ, y⟩ + (γ/2)‖λ − y‖²."""
+        return Y + self.smoothing[..., None, None] * (Lambda - Y)
+
+    def conjugate_curvature(self, like: Tensor) -> Tensor:
+        """The Hessian of the conjugate is γ times the identity."""
+        return self.smoothing
+
+
+def _mean(A: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over samples, (..., 1, k); the weights sum to one, or to zero."""
+    return (weight[..., None] * A).sum(-2, keepdim=True)

@@ -9,7 +9,7 @@ system         unknown x                             residual r(x)
 =============  ====================================  ============================================================
 RidgePrimal    W (m, k)                              Xᵀ diag(s̄)(XW − Y) + l2·W
 RidgeDual      ρ = (Y − XW)/l2 (n, k)                XXᵀ diag(s̄) ρ + l2·ρ − Y
-NormalMap      v = W − ∇f(W) on the support (S, k)   v − W + ∇f(W), W = prox(v), f = loss + (l2/2)‖W‖²
+NormalMap      v = W − τ∇f(W) on the support (S, k)  v − W + τ∇f(W), W = prox(v, τ), f = loss + (l2/2)‖W‖²
 DualFace       Λ = Y − Θ on its face (n, k)          ∂ℓ*(Λ) − X W(Λ), along the edges of the face
 =============  ====================================  ============================================================
 """
@@ -20,10 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .curvature import Curvature
 from .domains import Edges
 from .implicit import attach
 from .linear import Factor, factorise
-from .penalties import GroupL2, NoPenalty
+from .losses import Squared
+from .penalties import NoPenalty
 from .problem import Problem
 
 
@@ -94,58 +96,60 @@ def ridge_dual(problem: Problem) -> tuple[RidgeDual, Factor]:
 
 
 class NormalMap(NamedTuple):
-    """Squared loss and group Lasso, on the rows of the support.
+    """Smooth loss, any penalty, on the rows of the support.
 
-    With B the derivative of prox at v, J = I − B + H·B, H = ∇²f. B is symmetric and commutes with I − B, so
-    J = B^(−½) N B^(½), N = I − B + B^(½) H B^(½), which is symmetric, and well conditioned also where ‖W_j‖ → 0 (the
-    Hessian of the plain residual grows like l1/‖W_j‖ there). B^(½) = t·I + (1 − t)·uuᵀ with u = v/‖v‖ and
-    t = √(1 − l1/‖v‖).
+    With f the loss and the ridge and τ a step length, v = W − τ∇f(W) gives back W = prox(v, τ), and that is optimality:
+    r(v) = v − W + τ∇f(W). With B the derivative of prox at v, J = I − B + τHB, H = ∇²f. Only Bv matters to W, and
+    B J⁻¹ = B^(½) N⁻¹ B^(½) with N = I − B + τ B^(½) H B^(½): symmetric, and well conditioned also where W_j → 0, where
+    the Hessian of a plain residual grows like l1/‖W_j‖. So J⁻¹ is taken as B^(−½) N⁻¹ B^(½).
     """
 
-    unit: Tensor
-    tangential: Tensor
+    step: Tensor
+    curvature: Curvature
     factor: Factor
 
-    def attach(self, problem: Problem, W: Tensor, order: int) -> Tensor:
+    def attach(self, problem: Problem, v: Tensor, order: int) -> Tensor:
         """Coefficients on the support (..., S, k) with derivatives."""
-        v = attach(problem.penalty.normal(W).detach(), lambda v: self.residual(problem, v), self.solve, order)
-        return problem.penalty.prox(v)
+        v = attach(v, lambda v: self.residual(problem, v), self.solve, order)
+        return problem.penalty.prox(v, self.step)
 
-    @staticmethod
-    def residual(problem: Problem, v: Tensor) -> Tensor:
-        """V − W + ∇f(W) at W = prox(v)."""
-        W = problem.penalty.prox(v)
+    def residual(self, problem: Problem, v: Tensor) -> Tensor:
+        """V − W + τ∇f(W) at W = prox(v, τ)."""
+        W = problem.penalty.prox(v, self.step)
         theta = problem.loss.dual_point(problem.scores(W), problem.Y)
-        return v - W - problem.correlation(theta) + problem.l2[..., None, None] * W
+        return v - W + self.step[..., None, None] * problem.slope(W, theta)
 
     def solve(self, r: Tensor) -> Tensor:
         """J⁻¹ r, (..., S, k)."""
-        half = self._half(r, self.tangential).flatten(-2)[..., None]
-        step = self.factor.solve(half)[..., 0].unflatten(-1, r.shape[-2:])
-        return self._half(step, 1 / self.tangential)
-
-    def _half(self, r: Tensor, tangential: Tensor) -> Tensor:
-        along = (r * self.unit).sum(-1, keepdim=True) * self.unit
-        return tangential * (r - along) + along
+        half = self.curvature.apply(r.flatten(-2)[..., None], 0.5)
+        return self.curvature.apply(self.factor.solve(half), -0.5)[..., 0].unflatten(-1, r.shape[-2:])
 
 
-def normal_map(problem: Problem, v: Tensor, real: Tensor) -> NormalMap:
-    """The system at v (b, S, k); rows that are not ``real`` (b, S) are padding and get the identity."""
-    penalty = problem.penalty
-    assert isinstance(penalty, GroupL2)
-    norm = v.norm(dim=-1, keepdim=True)
-    inside = real[..., None] & (norm > penalty.l1[..., None, None])
-    norm = torch.where(inside, norm, 1.0)
-    unit = torch.where(inside, v / norm, 0.0)
-    tangential = torch.where(inside, (1 - penalty.l1[..., None, None] / norm).clamp_min(1e-300).sqrt(), 1.0)
-    hessian = (problem.X.mT * problem.weight[..., None, :]) @ problem.X + _ridge(problem.l2, v.shape[-2])
-    k = v.shape[-1]
-    projector = unit[..., :, None] * unit[..., None, :]
-    identity = torch.eye(k, dtype=v.dtype, device=v.device)
-    half = torch.where(inside[..., None], tangential[..., None] * (identity - projector) + projector, 0.0)
-    N = torch.einsum("bpca,bpq,bqad->bpcqd", half, hessian, half)
-    N.diagonal(dim1=1, dim2=3).add_((identity - half @ half).movedim(1, -1))
-    return NormalMap(unit, tangential, factorise(N.flatten(3, 4).flatten(1, 2)))
+def normal_map(problem: Problem, v: Tensor, step: Tensor, real: Tensor) -> NormalMap:
+    """The system at v (b, S, k) for step lengths τ (b,); rows that are not ``real`` (b, S) get the identity."""
+    curvature = problem.penalty.curvature(v, step).on(real)
+    H = step[:, None, None] * hessian(problem, problem.penalty.prox(v, step))
+    N = curvature.apply(curvature.apply(H, 0.5).mT, 0.5)
+    identity = torch.eye(N.shape[-1], dtype=N.dtype, device=N.device)
+    return NormalMap(step, curvature, factorise(N + identity - curvature.apply(identity.expand_as(N))))
+
+
+def hessian(problem: Problem, W: Tensor) -> Tensor:
+    """∇² of loss and ridge at W (b, S, k), as (b, S·k, S·k)."""
+    weighted = problem.X.mT * problem.weight[:, None, :]
+    k = W.shape[-1]
+    if isinstance(problem.loss, Squared):
+        identity = torch.eye(k, dtype=W.dtype, device=W.device)
+        H = (weighted @ problem.X)[:, :, None, :, None] * identity[:, None, :]
+    else:
+        D = problem.smooth_loss.curvature(problem.scores(W), problem.Y)
+        H = torch.einsum("bpi,bicd,biq->bpcqd", weighted, D, problem.X)
+    H = H.flatten(3, 4).flatten(1, 2)
+    H = H + problem.ridge.expand_as(W).flatten(1).diag_embed()
+    if problem.gauge is not None:
+        free = problem.intercept[..., 0].to(W.dtype).diag_embed()
+        H = H + torch.einsum("bpq,bcd->bpcqd", free, problem.gauge).flatten(3, 4).flatten(1, 2)
+    return H
 
 
 class DualFace(NamedTuple):
@@ -167,7 +171,7 @@ class DualFace(NamedTuple):
 
     def residual(self, problem: Problem, Lambda: Tensor, scores: Callable[[Tensor], Tensor]) -> Tensor:
         """Slope of the dual objective along every edge, (..., E)."""
-        slope = problem.loss.conjugate_gradient(Lambda, problem.Y) - scores(problem.Y - Lambda)
+        slope = problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - scores(problem.Y - Lambda)
         index = self.edges.sample[..., None].expand_as(self.edges.direction)
         return (slope.gather(-2, index) * self.edges.direction).sum(-1)
 
@@ -177,29 +181,35 @@ class DualFace(NamedTuple):
         index = self.edges.sample[..., None].expand_as(moved)
         weight = problem.weight.detach()[..., None]
         inverse = torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
-        zero = torch.zeros_like(moved[..., :1, :1]) * inverse
-        return zero.expand(*zero.shape[:-1], moved.shape[-1]).scatter_add(-2, index, moved) * inverse
+        still = moved.new_zeros(*inverse.shape[:-1], moved.shape[-1])
+        return still.scatter_add(-2, index, moved) * inverse
 
 
 def dual_face(problem: Problem, Lambda: Tensor) -> DualFace:
     """The system at Λ (b, n, k), whose zeros are exact: they tell the face."""
-    edges = problem.loss.domain.edges(Lambda, problem.weight > 0)
+    edges = problem.dual_loss.domain.edges(Lambda, problem.weight > 0)
     return DualFace(edges, factorise(_dual_hessian(problem, Lambda, edges)))
 
 
 def _dual_hessian(problem: Problem, Lambda: Tensor, edges: Edges) -> Tensor:
     """M of `DualFace`, (b, E, E), with ones on the diagonal of the padding."""
     sample, direction = edges
-    alpha, q = problem.penalty.curvature(problem.correlation(problem.Y - Lambda))
+    alpha, q = row_curvature(problem, problem.correlation(problem.Y - Lambda))
     gram = (problem.X * alpha[..., None, :]) @ problem.X.mT
     M = _rows_and_columns(gram, sample) / problem.l2[..., None, None]
-    kappa = problem.loss.conjugate_curvature(problem.l2)[..., None]
+    kappa = problem.dual_loss.conjugate_curvature(problem.l2)[..., None]
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)
     M = (M + _rows_and_columns((kappa / weight).diag_embed(), sample)) * (direction @ direction.mT)
     if not isinstance(problem.penalty, NoPenalty):
         M = M + _bent_part(problem.X, q, edges) / problem.l2[..., None, None]
     padding = (direction == 0).all(-1)
     return M + padding.to(M.dtype).diag_embed()
+
+
+def row_curvature(problem: Problem, V: Tensor) -> tuple[Tensor, Tensor]:
+    """l2 times the derivative of V → W(V), row by row: α_j·I + q_j q_jᵀ, as α (b, S) and q (b, S, k)."""
+    bend = problem.penalty.curvature(V / problem.l2[:, None, None], 1 / problem.l2)
+    return bend.across[..., 0], bend.unit * (bend.along - bend.across).clamp_min(0).sqrt()
 
 
 def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:

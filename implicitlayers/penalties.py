@@ -1,22 +1,59 @@
-"""Penalties Ω(W) on coefficients W (..., m, k); strengths are tensors over the batch (...).
+"""Penalties and constraints Ω(W) on coefficients W (..., m, k), strengths included.
 
-Every penalty offers
-
-* ``value(W)`` = l1·Ω(W), (...);
-* ``prox(V, step)`` = argmin_W ½‖W − V‖² + step·l1·Ω(W);
-* ``clip(V)`` = V − prox(V, 1), the projection on the set where the conjugate is finite;
-* ``feasible_scale(V)``: the largest c ≤ 1 with c·V in that set, (...);
-* ``support(V)``: the features whose coefficients prox(V, 1) leaves non-zero, boolean (..., m);
-* ``curvature(V)`` = (α, q), (..., m) and (..., m, k): the derivative of prox(·, 1) at row j is α_j·I + q_j q_jᵀ;
-* ``normal(W)``: a V with prox(V, 1) = W.
+Strengths and bounds are tensors over the batch (...), those by feature (..., m), or (..., 1) for all. A penalty is a
+tuple of them.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .prox import block_soft_threshold, project_ball
+from .curvature import Curvature
+from .features import Features
+from .prox import block_soft_threshold, project_simplex, soft_threshold
+
+
+class Penalty(Protocol):
+    """What every penalty offers."""
+
+    def value(self, W: Tensor) -> Tensor:
+        """Ω(W), (...); 0 for a constraint, which prox keeps."""
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """argmin_W ½‖W − V‖² + step·Ω(W), ``step`` (...)."""
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Ω*(V), (...), at a V where it is finite."""
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """The largest c ≤ 1 with Ω*(c·V) finite, (...)."""
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """The derivative of prox at V."""
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """How far each entry or group of V is from where prox bends."""
+
+    def take(self, features: Features) -> "Penalty":
+        """The penalty on some of the features."""
+
+
+class Kinks(NamedTuple):
+    """The ``distance`` of entries or groups from a kink of prox, infinite where there is none, and the ``scale`` that
+    makes it small; both (..., m, k) or (..., m, 1).
+    """
+
+    distance: Tensor
+    scale: Tensor
+
+    @classmethod
+    def at(cls, size: Tensor, threshold: Tensor) -> "Kinks":
+        """|size − threshold| against the threshold; a threshold of zero is no kink."""
+        size, threshold = torch.broadcast_tensors(size, threshold)
+        kinked = threshold > 0
+        distance = torch.where(kinked, (size - threshold).abs(), torch.inf)
+        return cls(distance, torch.where(kinked, threshold, 1.0))
 
 
 class NoPenalty(NamedTuple):
@@ -26,69 +63,394 @@ class NoPenalty(NamedTuple):
         """Zero."""
         return W.new_zeros(W.shape[:-2])
 
-    def prox(self, V: Tensor, step: Tensor | float = 1.0) -> Tensor:
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The identity."""
         return V
 
-    def clip(self, V: Tensor) -> Tensor:
-        """Only 0 is feasible."""
-        return torch.zeros_like(V)
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Zero, at V = 0."""
+        return V.new_zeros(V.shape[:-2])
 
     def feasible_scale(self, V: Tensor) -> Tensor:
         """1 where V = 0, else 0."""
         return (V == 0).flatten(-2).all(-1).to(V.dtype)
 
-    def support(self, V: Tensor) -> Tensor:
-        """Every feature."""
-        return torch.ones_like(V[..., 0], dtype=torch.bool)
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """The identity."""
+        return Curvature.entrywise(torch.ones_like(V))
 
-    def curvature(self, V: Tensor) -> tuple[Tensor, Tensor]:
-        """The identity: α = 1, q = 0."""
-        return torch.ones_like(V[..., 0]), torch.zeros_like(V)
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """None."""
+        return Kinks(torch.full_like(V, torch.inf), torch.ones_like(V))
 
-    def normal(self, W: Tensor) -> Tensor:
-        """W itself."""
-        return W
+    def take(self, features: Features) -> "NoPenalty":
+        """Itself."""
+        return self
 
 
-class GroupL2(NamedTuple):
-    """Group Lasso, one group per feature across targets: l1·Σ_j ‖W_j‖ (Yuan and Lin, 2006)."""
+class L1(NamedTuple):
+    """Ω(W) = Σ_jc l1·|W_jc| (Tibshirani, 1996)."""
 
     l1: Tensor
 
     def value(self, W: Tensor) -> Tensor:
-        """l1·Σ_j ‖W_j‖."""
-        return self.l1 * W.norm(dim=-1).sum(-1)
+        """l1·Σ|W|."""
+        return self.l1 * W.abs().sum((-2, -1))
 
-    def prox(self, V: Tensor, step: Tensor | float = 1.0) -> Tensor:
-        """Block soft-thresholding of the rows."""
-        return block_soft_threshold(V, (self.l1 * step)[..., None, None])
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """Soft-thresholding."""
+        return soft_threshold(V, (self.l1 * step)[..., None, None])
 
-    def clip(self, V: Tensor) -> Tensor:
-        """Rows longer than l1 are cut to l1."""
-        return project_ball(V, self.l1[..., None, None])
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Zero where |V| ≤ l1."""
+        return V.new_zeros(V.shape[:-2])
 
     def feasible_scale(self, V: Tensor) -> Tensor:
-        """min(1, l1/max_j ‖V_j‖)."""
-        largest = V.norm(dim=-1).amax(-1)
-        return torch.where(largest > self.l1, self.l1 / torch.where(largest > 0, largest, 1.0), 1.0)
+        """min(1, l1/max|V|)."""
+        return _scale(self.l1, V.abs().amax((-2, -1)))
 
-    def support(self, V: Tensor) -> Tensor:
-        """Rows longer than l1."""
-        return V.norm(dim=-1) > self.l1[..., None]
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """One where |V| > l1, else zero."""
+        return Curvature.entrywise((V.abs() > (self.l1 * step)[..., None, None]).to(V.dtype))
 
-    def curvature(self, V: Tensor) -> tuple[Tensor, Tensor]:
-        """On rows longer than l1, (1 − l1/‖v‖)·I + (l1/‖v‖)·uuᵀ with u = v/‖v‖; elsewhere zero."""
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """||V| − l1| against l1."""
+        return Kinks.at(V.abs(), (self.l1 * step)[..., None, None])
+
+    def take(self, features: Features) -> "L1":
+        """Itself."""
+        return self
+
+
+class GroupL2(NamedTuple):
+    """Group Lasso by rows, one group per feature across targets: Σ_j l1_j·‖W_j‖ (Yuan and Lin, 2006).
+
+    ``l1`` (..., 1), or (..., m) with a weight per feature.
+    """
+
+    l1: Tensor
+
+    def value(self, W: Tensor) -> Tensor:
+        """Σ_j l1_j·‖W_j‖."""
+        return (self.l1 * W.norm(dim=-1)).sum(-1)
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """Block soft-thresholding of the rows."""
+        return block_soft_threshold(V, (self.l1 * step[..., None])[..., None])
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Zero where every ‖V_j‖ ≤ l1_j."""
+        return V.new_zeros(V.shape[:-2])
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """min(1, min_j l1_j/‖V_j‖)."""
         norm = V.norm(dim=-1)
-        active = norm > self.l1[..., None]
+        return _scale(self.l1, norm).amin(-1)
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """On rows longer than l1, 1 − l1/‖v‖ across v and 1 along it; elsewhere zero."""
+        norm = V.norm(dim=-1, keepdim=True)
+        threshold = (self.l1 * step[..., None])[..., None]
+        active = norm > threshold
         norm = torch.where(active, norm, 1.0)
-        bent = torch.where(active, self.l1[..., None] / norm, 0.0)
-        return torch.where(active, 1 - bent, 0.0), V * (bent.sqrt() / norm)[..., None]
+        across = torch.where(active, 1 - threshold / norm, 0.0).expand_as(V)
+        rows = torch.arange(V.shape[-2], device=V.device)[:, None]
+        return Curvature(across, active.to(V.dtype).expand_as(V), torch.where(active, V / norm, 0.0), rows.expand_as(V))
 
-    def normal(self, W: Tensor) -> Tensor:
-        """W + l1·W/‖W‖, and 0 at W = 0."""
-        norm = W.norm(dim=-1, keepdim=True)
-        return W * (1 + self.l1[..., None, None] / torch.where(norm > 0, norm, torch.inf))
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """|‖V_j‖ − l1_j| against l1_j."""
+        return Kinks.at(V.norm(dim=-1, keepdim=True), (self.l1 * step[..., None])[..., None])
+
+    def take(self, features: Features) -> "GroupL2":
+        """With the weights of these features."""
+        return GroupL2(_taken(self.l1, features))
 
 
-Penalty = NoPenalty | GroupL2
+class SparseGroup(NamedTuple):
+    """Σ_jc l1·|W_jc| + Σ_g l1_g·‖W_g‖ over disjoint groups of features (Simon et al., 2013).
+
+    ``l1`` (...); ``group_l1`` (..., m), the strength of each feature's group; ``group`` (..., m), its number, below m.
+    """
+
+    l1: Tensor
+    group_l1: Tensor
+    group: Tensor
+
+    def value(self, W: Tensor) -> Tensor:
+        """The two sums."""
+        entries = self.l1 * W.abs().sum((-2, -1))
+        # Each group's norm is counted once: by its share of the squares, feature by feature.
+        square = W.square().sum(-1)
+        norm = self._sum(square).clamp_min(0)
+        norm = torch.where(norm > 0, norm, 1.0).sqrt()
+        return entries + (self.group_l1 * square / norm).sum(-1)
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """Soft-thresholding of the entries, then block soft-thresholding of the groups."""
+        V = soft_threshold(V, (self.l1 * step)[..., None, None])
+        threshold = self.group_l1 * step[..., None]
+        square = self._sum(V.square().sum(-1))
+        active = square > threshold.square()
+        return V * torch.where(active, 1 - threshold / torch.where(active, square, 1.0).sqrt(), 0.0)[..., None]
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Zero where feasible: ‖soft(V_g, l1)‖ ≤ l1_g for every group."""
+        return V.new_zeros(V.shape[:-2])
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """The largest c with ‖soft(c·V_g, l1)‖ ≤ l1_g for every group, by bisection: the norm grows with c."""
+        low, high = torch.zeros_like(self.l1), torch.ones_like(self.l1)
+        low = torch.where(self._fits(V, high), high, low)
+        for _ in range(60):
+            middle = (low + high) / 2
+            fits = self._fits(V, middle)
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        return low
+
+    def l1_max(self, V: Tensor) -> Tensor:
+        """The smallest l1 with ‖soft(V_g, l1)‖ ≤ l1_g for every group, whatever this penalty's own l1, (...).
+
+        The norm falls with l1; the root is found by bisection, and two Newton steps that do not move it carry its
+        derivatives.
+        """
+
+        def excess(l1: Tensor) -> Tensor:
+            square = self._sum(soft_threshold(V, l1[..., None, None]).square().sum(-1))
+            positive = square > 0
+            norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+            return (norm - self.group_l1).amax(-1)
+
+        low, high = torch.zeros_like(self.l1), V.detach().abs().amax((-2, -1))
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = excess(middle).detach() > 0
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        root = torch.where(low > 0, high, 0.0)
+        width = 1e-6 * root
+        slope = (excess(root) - excess(root - width)).detach() / torch.where(width > 0, width, 1.0)
+        for _ in range(2):
+            r = excess(root)
+            root = root - torch.where(slope < 0, (r - r.detach()) / torch.where(slope < 0, slope, 1.0), 0.0)
+        return root
+
+    def _fits(self, V: Tensor, scale: Tensor) -> Tensor:
+        inside = soft_threshold(scale[..., None, None] * V, self.l1[..., None, None])
+        return (self._sum(inside.square().sum(-1)) <= self.group_l1.square()).all(-1)
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """That of the groups, on the entries that are not zero."""
+        free = (V.abs() > (self.l1 * step)[..., None, None]).to(V.dtype)
+        V = soft_threshold(V, (self.l1 * step)[..., None, None])
+        threshold = self.group_l1 * step[..., None]
+        square = self._sum(V.square().sum(-1))
+        active = square > threshold.square()
+        norm = torch.where(active, square, 1.0).sqrt()
+        across = torch.where(active, 1 - threshold / norm, 0.0)[..., None] * free
+        unit = torch.where(active, 1 / norm, 0.0)[..., None] * V
+        return Curvature(across, active[..., None] * free, unit, self.group[..., None].expand_as(V))
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """The nearer of an entry's and its group's."""
+        entry = Kinks.at(V.abs(), (self.l1 * step)[..., None, None])
+        norm = self._sum(soft_threshold(V, (self.l1 * step)[..., None, None]).square().sum(-1)).sqrt()
+        group = Kinks.at(norm[..., None], (self.group_l1 * step[..., None])[..., None])
+        nearer = entry.distance / entry.scale < group.distance / group.scale
+        return Kinks(*(torch.where(nearer, e, g) for e, g in zip(entry, group, strict=True)))
+
+    def take(self, features: Features) -> "SparseGroup":
+        """On these features; a group keeps its number's meaning, not the number, which stays below their count."""
+        group, group_l1 = _taken(self.group, features), _taken(self.group_l1, features)
+        # Renumber: a group's first feature among those taken gives it its number.
+        if group.shape[-1]:
+            group = (group[..., :, None] == group[..., None, :]).to(torch.uint8).argmax(-1)
+        return SparseGroup(self.l1, group_l1, group)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Sums over groups, handed to each of their features; x (..., m)."""
+        group = self.group.expand_as(x)
+        return torch.zeros_like(x).scatter_add(-1, group, x).gather(-1, group)
+
+
+class Box(NamedTuple):
+    """lower ≤ W ≤ upper, with l1·Σ|W| if wished; lower ≤ 0 ≤ upper, both possibly infinite."""
+
+    lower: Tensor
+    upper: Tensor
+    l1: Tensor
+
+    def value(self, W: Tensor) -> Tensor:
+        """l1·Σ|W|."""
+        return self.l1 * W.abs().sum((-2, -1))
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """Soft-thresholding, then clipping: right because each entry's problem is convex in one dimension."""
+        V = soft_threshold(V, (self.l1 * step)[..., None, None])
+        return V.clamp(self.lower[..., None, None], self.upper[..., None, None])
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Σ max over w in the box of v·w − l1·|w|, attained at 0 or at a bound."""
+        V = soft_threshold(V, self.l1[..., None, None])
+        bound = torch.where(V > 0, self.upper[..., None, None], self.lower[..., None, None])
+        return torch.where(V == 0, 0.0, V * bound).sum((-2, -1))
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """Entries without a bound in their direction must not exceed l1."""
+        unbounded = torch.where(V > 0, self.upper[..., None, None], -self.lower[..., None, None]).isinf()
+        return _scale(self.l1, torch.where(unbounded, V.abs(), 0.0).amax((-2, -1)))
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """One strictly between threshold and bound."""
+        inner = soft_threshold(V, (self.l1 * step)[..., None, None])
+        free = (inner > self.lower[..., None, None]) & (inner < self.upper[..., None, None])
+        free &= (inner != 0) | (self.l1 == 0)[..., None, None]
+        return Curvature.entrywise(free.to(V.dtype))
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """At l1 and upper + l1, if upper > 0, and −l1 and lower − l1, if lower < 0, against the largest |V|."""
+        l1, lower, upper = ((x * 1.0)[..., None, None] for x in (self.l1 * step, self.lower, self.upper))
+        smooth_at_zero = (l1 == 0) & (lower < 0) & (upper > 0)
+        distances = [
+            torch.where((upper > 0) & ~smooth_at_zero, (V - l1).abs(), torch.inf),
+            torch.where((lower < 0) & ~smooth_at_zero, (V + l1).abs(), torch.inf),
+            torch.where((upper > 0) & upper.isfinite(), (V - l1 - upper).abs(), torch.inf),
+            torch.where((lower < 0) & lower.isfinite(), (V + l1 - lower).abs(), torch.inf),
+        ]
+        scale = V.abs().amax((-2, -1), keepdim=True).expand_as(V)
+        return Kinks(torch.stack(distances).amin(0), torch.where(scale > 0, scale, 1.0))
+
+    def take(self, features: Features) -> "Box":
+        """Itself."""
+        return self
+
+
+class ColumnSimplex(NamedTuple):
+    """Every target's coefficients are ≥ 0 and sum to ``total`` (...), > 0; zero where not ``allowed`` (..., m)."""
+
+    total: Tensor
+    allowed: Tensor
+
+    def value(self, W: Tensor) -> Tensor:
+        """Zero."""
+        return W.new_zeros(W.shape[:-2])
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """The projection on the simplex, column by column."""
+        total = self.total[..., None, None].expand(*V.shape[:-2], 1, V.shape[-1])
+        return project_simplex(V, total, self.allowed[..., None].expand_as(V), dim=-2)
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Σ_c total·max_j V_jc."""
+        return self.total * torch.where(self.allowed[..., None], V, -torch.inf).amax(-2).sum(-1)
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """Always finite."""
+        return torch.ones_like(self.total)
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """On the positive entries of a column, the projection along their mean."""
+        free = (self.prox(V, step) > 0).to(V.dtype)
+        unit = free / free.sum(-2, keepdim=True).sqrt()
+        column = torch.arange(V.shape[-1], device=V.device).expand_as(V)
+        return Curvature(free, torch.zeros_like(V), unit, column)
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """At the threshold of the projection, against the total."""
+        W = self.prox(V, step)
+        inside = W > 0
+        threshold = torch.where(inside, V - W, -torch.inf).amax(-2, keepdim=True)
+        distance = torch.where(self.allowed[..., None], (V - threshold).abs(), torch.inf)
+        return Kinks(distance, self.total[..., None, None].expand_as(V))
+
+    def take(self, features: Features) -> "ColumnSimplex":
+        """On these features: those left out are zero."""
+        return ColumnSimplex(self.total, _taken(self.allowed, features))
+
+
+class Cardinality(NamedTuple):
+    """At most ``size`` rows: 0 if there are no more, else ∞; ``size`` is an integer tensor (...).
+
+    Not convex: a solution's lower bound comes from its solver, not from `Problem.gap`.
+    """
+
+    size: Tensor
+
+    def value(self, W: Tensor) -> Tensor:
+        """Zero, or infinity."""
+        return torch.where((W != 0).any(-1).sum(-1) <= self.size, 0.0, torch.inf).to(W.dtype)
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """The longest rows, the first ones in a tie; zero elsewhere."""
+        place = V.norm(dim=-1).argsort(dim=-1, descending=True, stable=True).argsort(-1)
+        return torch.where((place < self.size[..., None])[..., None], V, 0.0)
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Zero, at V = 0."""
+        return NoPenalty().conjugate(V)
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """1 where V = 0, else 0."""
+        return NoPenalty().feasible_scale(V)
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """The identity on the longest rows."""
+        return Curvature.entrywise((self.prox(V, step) != 0).to(V.dtype))
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """Told by its solver, which compares supports."""
+        return NoPenalty().kinks(V, step)
+
+    def take(self, features: Features) -> "Cardinality":
+        """Itself."""
+        return self
+
+
+class Partly(NamedTuple):
+    """A penalty on some rows only: ``penalised`` (..., m) is false for an intercept, which is free."""
+
+    penalty: Penalty
+    penalised: Tensor
+
+    def _hidden(self, V: Tensor) -> Tensor:
+        return torch.where(self.penalised[..., None], V, 0.0)
+
+    def value(self, W: Tensor) -> Tensor:
+        """Of the penalised rows."""
+        return self.penalty.value(self._hidden(W))
+
+    def prox(self, V: Tensor, step: Tensor) -> Tensor:
+        """The identity on free rows."""
+        return torch.where(self.penalised[..., None], self.penalty.prox(self._hidden(V), step), V)
+
+    def conjugate(self, V: Tensor) -> Tensor:
+        """Of the penalised rows; free rows of V must be zero."""
+        return self.penalty.conjugate(self._hidden(V))
+
+    def feasible_scale(self, V: Tensor) -> Tensor:
+        """Of the penalised rows."""
+        return self.penalty.feasible_scale(self._hidden(V))
+
+    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
+        """The identity on free rows."""
+        inner = self.penalty.curvature(self._hidden(V), step)
+        rows = self.penalised[..., None]
+        unit = torch.where(rows, inner.unit, 0.0)
+        return inner._replace(across=torch.where(rows, inner.across, 1.0), unit=unit)
+
+    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
+        """None on free rows."""
+        distance, scale = self.penalty.kinks(self._hidden(V), step)
+        return Kinks(torch.where(self.penalised[..., None], distance, torch.inf), scale)
+
+    def take(self, features: Features) -> "Partly":
+        """On these features."""
+        return Partly(self.penalty.take(features), _taken(self.penalised, features))
+
+
+def _scale(strength: Tensor, size: Tensor) -> Tensor:
+    """min(1, strength/size), and 1 where both are 0."""
+    return torch.where(size > strength, strength / torch.where(size > 0, size, 1.0), 1.0)
+
+
+def _taken(by_feature: Tensor, features: Features) -> Tensor:
+    """(..., m) on some features; (..., 1) is for all of them and stays."""
+    return by_feature if by_feature.shape[-1] == 1 else features.take(by_feature[..., None, :])[..., 0, :]

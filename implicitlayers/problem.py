@@ -1,18 +1,20 @@
 """The one family of problems that every layer states: a weighted mean loss, a penalty, a ridge.
 
-    P(W) = Σᵢ s̄ᵢ ℓ(zᵢ; yᵢ) + R(W),    Z = XW,    R(W) = l1·Ω(W) + (l2/2)‖W‖²,    s̄ = s/Σs
+    P(W) = Σᵢ s̄ᵢ ℓ(zᵢ; yᵢ) + R(W),    Z = XW,    R(W) = Ω(W) + (l2/2)‖W‖²,    s̄ = s/Σs
     D(Θ) = −Σᵢ s̄ᵢ ℓ*(−θᵢ; yᵢ) − R*(V),    V = Xᵀ diag(s̄) Θ
 
-P ≥ D for every pair (W, Θ), with equality at the optimum: P − D certifies W.
+P ≥ D for every pair (W, Θ), with equality at the optimum: P − D certifies W. An intercept is the coefficient of a
+constant column of X, the last, whose row of W is in neither Ω nor the ridge (`Partly`); it asks that V be 0 there.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from .losses import Loss
-from .penalties import NoPenalty, Penalty
+from .features import Features
+from .losses import DualLoss, Loss, SmoothLoss
+from .penalties import NoPenalty, Partly, Penalty
 
 
 class Problem(NamedTuple):
@@ -29,14 +31,44 @@ class Problem(NamedTuple):
     penalty: Penalty
     l2: Tensor
 
+    @property
+    def smooth_loss(self) -> SmoothLoss:
+        """The loss, where a solver in W was chosen for it."""
+        return cast(SmoothLoss, self.loss)
+
+    @property
+    def dual_loss(self) -> DualLoss:
+        """The loss, where a solver in the dual was chosen for it."""
+        return cast(DualLoss, self.loss)
+
+    @property
+    def ridge(self) -> Tensor:
+        """l2 for every row of W, (..., 1 or m, 1); an intercept's is zero."""
+        l2 = self.l2[..., None, None]
+        return torch.where(self.intercept, 0.0, l2) if isinstance(self.penalty, Partly) else l2
+
+    @property
+    def intercept(self) -> Tensor:
+        """True at the row of an intercept, (..., m, 1)."""
+        if isinstance(self.penalty, Partly):
+            return ~self.penalty.penalised[..., None]
+        return torch.zeros_like(self.X[..., 0, :, None], dtype=torch.bool)
+
+    def restrict(self, features: Features) -> "Problem":
+        """The problem on some of the features."""
+        return self._replace(X=features.take(self.X), penalty=self.penalty.take(features))
+
     def objective(self, W: Tensor) -> Tensor:
         """P(W), (...)."""
         data = (self.weight * self.loss.value(self.scores(W), self.Y)).sum(-1)
-        return data + self.penalty.value(W) + self.l2 / 2 * W.square().sum((-2, -1))
+        return data + self.penalty.value(W) + (self.ridge * W.square()).sum((-2, -1)) / 2
 
     def null_objective(self) -> Tensor:
-        """P(0), the scale of every relative gap, (...)."""
-        return (self.weight * self.loss.value(torch.zeros_like(self.Y), self.Y)).sum(-1)
+        """P(0), with the best intercept where there is one: the scale of every relative gap, (...)."""
+        scores = torch.zeros_like(self.Y)
+        if isinstance(self.penalty, Partly):
+            scores = scores + self.loss.best_constant(self.Y, self.weight)
+        return (self.weight * self.loss.value(scores, self.Y)).sum(-1)
 
     def correlation(self, Theta: Tensor) -> Tensor:
         """V = Xᵀ diag(s̄) Θ, (..., m, k)."""
@@ -46,14 +78,30 @@ class Problem(NamedTuple):
         """Z = XW, (..., n, k)."""
         return product(self.X, W)
 
+    def slope(self, W: Tensor, theta: Tensor) -> Tensor:
+        """The gradient of loss and ridge at W, whose dual point is Θ, (..., m, k)."""
+        slope = self.ridge * W - self.correlation(theta)
+        if self.gauge is not None:
+            slope = slope + torch.where(self.intercept, W @ self.gauge, 0.0)
+        return slope
+
+    @property
+    def gauge(self) -> Tensor | None:
+        """What fixes an intercept that the loss leaves free, (..., k, k), or None.
+
+        Adding ½⟨b, Gb⟩, G the projection on constant vectors (and on masked classes), changes no minimum: of the
+        intercepts that are the same model it picks the one with ⟨b, Gb⟩ = 0.
+        """
+        return self.smooth_loss.gauge() if isinstance(self.penalty, Partly) else None
+
     def coef_of(self, V: Tensor) -> Tensor:
         """∇R*(V), the coefficients that belong to a dual point; l2 > 0."""
-        return self.penalty.prox(V) / self.l2[..., None, None]
+        return self.penalty.prox(V / self.l2[..., None, None], 1 / self.l2)
 
     def conjugate(self, V: Tensor) -> Tensor:
-        """R*(V), (...), for l2 > 0.
+        """R*(V), (...), for l2 > 0 and a penalty that is a norm.
 
-        With U = ∇R*(V) it is ⟨V, U⟩ − l1·Ω(U) − (l2/2)‖U‖², and ⟨V − l2·U, U⟩ = l1·Ω(U) because Ω is a norm.
+        With U = ∇R*(V) it is ⟨V, U⟩ − Ω(U) − (l2/2)‖U‖², and ⟨V − l2·U, U⟩ = Ω(U) because Ω is a norm.
         """
         return self.l2 / 2 * self.coef_of(V).square().sum((-2, -1))
 
@@ -74,9 +122,11 @@ class Problem(NamedTuple):
     def feasible(self, Theta: Tensor) -> tuple[Tensor, Tensor]:
         """A dual point with R*(V) finite, and its V.
 
-        With l2 > 0 every Θ is one. Without, Θ is scaled until the dual norm of V is at most l1; with neither l1
-        nor l2 it is projected on the null space of Xᵀ.
+        An intercept asks for a weighted sum of zero. Otherwise with l2 > 0 every Θ will do; without, Θ is scaled until
+        Ω*(V) is finite, or, with no penalty either, projected on the null space of Xᵀ.
         """
+        if isinstance(self.penalty, Partly):
+            Theta = self.smooth_loss.balanced(Theta, self.Y, self.weight)
         if isinstance(self.penalty, NoPenalty):
             return self._least_squares_feasible(Theta)
         V = self.correlation(Theta)
@@ -95,12 +145,19 @@ class Problem(NamedTuple):
         return Theta, torch.where(free[..., None, None], 0.0, V)
 
     def _penalty_gap(self, W: Tensor, V: Tensor) -> Tensor:
-        # R(W) + R*(V) − ⟨W, V⟩. With U = ∇R*(V) and C = clip(V) = V − l2·U in ∂(l1·Ω)(U), it is
-        # (l2/2)‖W − U‖² + [l1·Ω(W) − ⟨C, W⟩], and the bracket is ≥ 0 because C is feasible for the dual norm.
-        ridge = torch.where(self.l2 > 0, self.l2, 1.0)[..., None, None]
-        U = torch.where(self.l2[..., None, None] > 0, self.penalty.prox(V) / ridge, W)
-        slack = self.penalty.value(W) - (self.penalty.clip(V) * W).sum((-2, -1))
-        return self.l2 / 2 * (W - U).square().sum((-2, -1)) + slack.clamp_min(0)
+        """R(W) + R*(V) − ⟨W, V⟩.
+
+        With l2 > 0 and U = ∇R*(V), V − l2·U ∈ ∂Ω(U), it is (l2/2)‖W − U‖² + [Ω(W) − Ω(U) − ⟨V − l2·U, W − U⟩]; without
+        it is Ω(W) + Ω*(V) − ⟨V, W⟩. Both brackets are ≥ 0. An intercept's part is −⟨V, W⟩ with V zero up to rounding.
+        """
+        convex = self.l2 > 0
+        safe = torch.where(convex, self.l2, 1.0)
+        U = self.penalty.prox(V / safe[..., None, None], 1 / safe)
+        U = torch.where(self.ridge > 0, U, W)
+        strong = self.ridge * (W - U)
+        bracket = self.penalty.value(W) - self.penalty.value(U) - ((V - self.ridge * U) * (W - U)).sum((-2, -1))
+        norm = self.penalty.value(W) + self.penalty.conjugate(V) - (V * W).sum((-2, -1))
+        return (strong * (W - U)).sum((-2, -1)) / 2 + torch.where(convex, bracket, norm).clamp_min(0)
 
 
 def product(A: Tensor, B: Tensor) -> Tensor:

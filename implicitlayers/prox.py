@@ -17,6 +17,11 @@ def block_soft_threshold(V: Tensor, threshold: Tensor, dim: int = -1) -> Tensor:
     return V * torch.where(active, 1 - threshold / norm, 0.0)
 
 
+def soft_threshold(V: Tensor, threshold: Tensor) -> Tensor:
+    """Shrink every entry towards zero: ``sign(v)·max(0, |v| − threshold)``."""
+    return V - V.clamp(-threshold, threshold)
+
+
 def project_ball(V: Tensor, radius: Tensor, dim: int = -1) -> Tensor:
     """Project every vector along ``dim`` on the ball of that radius: ``V − block_soft_threshold(V, radius)``."""
     squared = V.square().sum(dim, keepdim=True)

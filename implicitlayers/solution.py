@@ -1,10 +1,12 @@
 """What a solve returns: coefficients, their certificate, and a status whose members say what to do."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 OnFail = Literal["raise", "warn", "ignore"]
@@ -59,24 +61,28 @@ UNCONVERGED = Status.ITERATION_LIMIT | Status.NOT_FINITE
 class Solution:
     """The minimiser of a batch of problems and its certificate.
 
-    Only ``coef`` carries derivatives; everything else is a plain number about it.
+    Only ``coef`` and ``intercept`` carry derivatives; everything else is a plain number about it.
 
-    Attributes
-    ----------
-    coef : (..., m, k), in the dtype of X.
-    dual : (..., n, k), the dual point Θ that certifies ``coef``.
-    objective : (...), P(coef).
-    gap : (...), the relative duality gap (P(coef) − D(dual))/P(0), in float64, of the coefficients as returned.
-    coef_error : (...), a bound on ‖coef − coef*‖: √(2(P − D)/l2), infinite where l2 = 0.
-    status : (...), integer flags of `Status`; 0 is a clean success.
-    n_iter : (...), outer iterations of the solver, shared by a batch.
+    Attributes:
+        coef: (..., m, k), in the dtype of X.
+        intercept: (..., k), or None where none was fitted.
+        dual: (..., n, k), the dual point Θ that certifies ``coef``.
+        objective: (...), P(coef).
+        gap: (...), the relative duality gap (P(coef) − D(dual))/P(0), in float64, of the coefficients as returned.
+        coef_error: (...), a bound on ‖coef − coef*‖: √(2(P − D)/l2), infinite where l2 = 0.
+        derivative_error: (...), an estimate of the relative error of first derivatives; infinite until the gap
+            certifies the support, and where the optimality system is singular.
+        status: (...), integer flags of `Status`; 0 is a clean success.
+        n_iter: (...), outer iterations of the solver, shared by a batch.
     """
 
     coef: Tensor
+    intercept: Tensor | None
     dual: Tensor
     objective: Tensor
     gap: Tensor
     coef_error: Tensor
+    derivative_error: Tensor
     status: Tensor
     n_iter: Tensor
 
@@ -92,7 +98,17 @@ class Solution:
 
     def predict(self, X: Tensor) -> Tensor:
         """Scores of new samples: X (..., n', m) to (..., n', k)."""
-        return X @ self.coef
+        scores = X @ self.coef
+        return scores if self.intercept is None else scores + self.intercept[..., None, :]
+
+
+def stack(solutions: Sequence[Solution]) -> Solution:
+    """Several solutions of the same shapes as one, along a new first dimension."""
+    fields: dict[str, Any] = {}
+    for name in Solution.__dataclass_fields__:
+        values = [getattr(solution, name) for solution in solutions]
+        fields[name] = None if values[0] is None else torch.stack(values)
+    return Solution(**fields)
 
 
 def report_failures(status: Tensor, on_fail: OnFail, layer: str) -> None:

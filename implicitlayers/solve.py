@@ -10,6 +10,7 @@ from .features import Features
 from .optimality import System
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
+from .solvers.result import Result
 
 
 class Options(NamedTuple):
@@ -34,6 +35,7 @@ class _Constants(NamedTuple):
     objective: Tensor
     gap: Tensor
     coef_error: Tensor
+    derivative_error: Tensor
     status: Tensor
     n_iter: Tensor
     finite: Tensor
@@ -42,31 +44,34 @@ class _Constants(NamedTuple):
     state: Tensor
 
 
-def solve(problem: Problem, start: Tensor | None, options: Options) -> Solution:
+def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype: torch.dtype) -> Solution:
     """Solve a batch of problems with any leading dimensions.
 
-    ``problem.X`` may be of any floating dtype, its other tensors are float64; ``start`` is a dual point (..., n, k).
-    The coefficients come back in the dtype of X, and it is these, rounded, that the gap certifies.
+    ``problem.X`` may be of any floating dtype, its other tensors are float64. The coefficients come back in ``dtype``,
+    and it is these, rounded, that the gap certifies.
     """
     batch = problem.l2.dim()
     tree = (problem,) if start is None else (problem, start)
-    constants: _Constants = implicit.opaque(lambda t: _solve_opaquely(*t, options=options), tree, batch)
+    constants: _Constants = implicit.opaque(lambda t: _solve_opaquely(*t, options=options, dtype=dtype), tree, batch)
     coef = constants.coef
     if options.derivative_order > 0 and implicit.is_differentiated(problem):
         coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
     return Solution(
         coef=coef,
+        intercept=None,
         dual=constants.theta,
         objective=constants.objective,
         gap=constants.gap,
         coef_error=constants.coef_error,
+        derivative_error=constants.derivative_error,
         status=constants.status,
         n_iter=constants.n_iter,
     )
 
 
-def _solve_opaquely(problem: Problem, start: Tensor | None = None, *, options: Options) -> _Constants:
-    dtype = problem.X.dtype
+def _solve_opaquely(
+    problem: Problem, start: solvers.Start | None = None, *, options: Options, dtype: torch.dtype
+) -> _Constants:
     tol = options.tolerance(dtype)
     validation.values(problem)
     finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
@@ -74,9 +79,8 @@ def _solve_opaquely(problem: Problem, start: Tensor | None = None, *, options: O
     result = solvers.solve(clean, start, tol, options.max_iter)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
-    gap = clean.gap(coef.to(torch.float64), result.theta)
+    gap, bound = _certified(clean, coef.to(torch.float64), result)
     null = clean.null_objective()
-    bound = torch.where(clean.l2 > 0, (2 * gap / torch.where(clean.l2 > 0, clean.l2, 1.0)).sqrt(), torch.inf)
     relative_gap = torch.where(finite, relative(gap, null), torch.nan)
     status = (
         int(Status.NOT_FINITE) * ~finite
@@ -92,6 +96,7 @@ def _solve_opaquely(problem: Problem, start: Tensor | None = None, *, options: O
         objective=torch.where(finite, clean.objective(coef.to(torch.float64)), torch.nan),
         gap=relative_gap,
         coef_error=torch.where(finite, bound, torch.nan),
+        derivative_error=torch.where(finite & (relative_gap <= tol), result.derivative_error, torch.inf),
         status=status,
         n_iter=result.n_iter,
         finite=finite,
@@ -101,9 +106,18 @@ def _solve_opaquely(problem: Problem, start: Tensor | None = None, *, options: O
     )
 
 
+def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, Tensor]:
+    """P − (a lower bound on the optimum), and a bound on ‖coef − coef*‖; without convexity no distance is known."""
+    if result.lower is not None:
+        gap = (problem.objective(coef) - result.lower).clamp_min(0)
+        return gap, torch.full_like(gap, torch.inf)
+    gap = problem.gap(coef, result.theta)
+    return gap, torch.where(problem.l2 > 0, (2 * gap / torch.where(problem.l2 > 0, problem.l2, 1.0)).sqrt(), torch.inf)
+
+
 def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
     """The coefficients as a differentiable function of the problem's tensors."""
-    small = problem._replace(X=constants.features.take(problem.X))
+    small = problem.restrict(constants.features)
     coef = constants.system.attach(_clean(small, constants.finite), constants.state, order)
     return constants.features.put(coef, problem.X.shape[-1])
 

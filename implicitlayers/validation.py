@@ -6,12 +6,13 @@ even under `torch.func` transforms.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .losses import MulticlassHinge
-from .penalties import GroupL2
+from .losses import MulticlassHinge, Multinomial
+from .penalties import Box, Partly
 from .problem import Problem
 
 
@@ -39,6 +40,26 @@ def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: in
         raise ValueError(f"on_fail: given {on_fail!r}, expected 'raise', 'warn' or 'ignore'")
     if isinstance(derivative_order, bool) or not isinstance(derivative_order, int) or derivative_order < 0:
         raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
+
+
+def no_intercept(given: Mapping[str, object]) -> None:
+    """The hinge takes no intercept."""
+    if given.get("fit_intercept"):
+        raise ValueError(
+            "fit_intercept: given True, expected False: the hinge's dual has no unpenalised coefficients here. Append a"
+            " constant column to X, torch.cat([X, torch.ones_like(X[..., :1])], -1); its coefficient is the intercept,"
+            " penalised like the others, and the less so the larger the constant"
+        )
+
+
+def not_both_zero(**strengths: object) -> None:
+    """At least one strength is a tensor, relative, or a number other than 0."""
+    if all(isinstance(value, int | float) and value == 0 for value in strengths.values()):
+        names = " and ".join(strengths)
+        raise ValueError(
+            f"{names}: given 0 for both, expected one > 0: without there may be no minimiser, and no certificate;"
+            f" l2=1e-8 is hardly a penalty, and will do"
+        )
 
 
 def features(X: Tensor) -> None:
@@ -114,18 +135,32 @@ def values(problem: Problem) -> None:
     """Strengths and weights are finite and ≥ 0, classes are classes; ``problem`` holds plain tensors."""
     _at_least_zero("l2", problem.l2, positive=isinstance(problem.loss, MulticlassHinge))
     _at_least_zero("sample_weight", problem.weight)
-    if isinstance(problem.penalty, GroupL2):
-        _at_least_zero("l1", problem.penalty.l1)
-    if isinstance(problem.loss, MulticlassHinge):
-        _at_least_zero("smoothing", problem.loss.smoothing)
+    penalty = problem.penalty.penalty if isinstance(problem.penalty, Partly) else problem.penalty
+    fields: dict[str, Tensor] = {**cast(Any, penalty)._asdict(), **cast(Any, problem.loss)._asdict()}
+    for name, value in fields.items():
+        if name in _STRENGTHS:
+            _at_least_zero(name, value, positive=name in ("total", "delta"))
+    if isinstance(penalty, Box):
+        _at_least_zero("-lower", -penalty.lower, bounded=False)
+        _at_least_zero("upper", penalty.upper, bounded=False)
+    if isinstance(problem.loss, MulticlassHinge | Multinomial):
         _classes(problem.Y, problem.weight, problem.loss.class_mask)
 
 
-def _at_least_zero(name: str, value: Tensor, positive: bool = False) -> None:
-    good = value.isfinite() & ((value > 0) if positive else (value >= 0))
+# Fields of losses and penalties that are strengths.
+_STRENGTHS = ("l1", "group_l1", "smoothing", "delta", "total")
+
+
+def _at_least_zero(name: str, value: Tensor, positive: bool = False, bounded: bool = True) -> None:
+    good = (value > 0) if positive else (value >= 0)
+    good &= value.isfinite() if bounded else True
     if not good.all():
         first = value[~good].flatten()[0].item()
-        why = "; without it the dual of the hinge does not determine the coefficients" if positive else ""
+        why = (
+            "; without it the dual of the hinge does not determine the coefficients"
+            if positive and name == "l2"
+            else ""
+        )
         raise ValueError(f"{name}: given {first:g}, expected finite values {'>' if positive else '≥'} 0{why}")
 
 

@@ -1,6 +1,31 @@
 """One nn.Module per estimator."""
 
-from .classification import MulticlassSVM
-from .regression import GroupLasso, Ridge
+from .classification import BinarySVM, LogisticRegression, MulticlassSVM
+from .regression import (
+    BoxRegression,
+    ElasticNet,
+    GroupLasso,
+    HuberRegression,
+    Lasso,
+    NonNegativeRegression,
+    Ridge,
+    SimplexRegression,
+    SparseGroupLasso,
+)
+from .sparse_ridge import SparseRidge
 
-__all__ = ["GroupLasso", "MulticlassSVM", "Ridge"]
+__all__ = [
+    "BinarySVM",
+    "BoxRegression",
+    "ElasticNet",
+    "GroupLasso",
+    "HuberRegression",
+    "Lasso",
+    "LogisticRegression",
+    "MulticlassSVM",
+    "NonNegativeRegression",
+    "Ridge",
+    "SimplexRegression",
+    "SparseGroupLasso",
+    "SparseRidge",
+]

@@ -1,36 +1,57 @@
 """What all layers share: strengths, options, shapes. A subclass names its targets, its loss and its penalty."""
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import validation
-from ..losses import Loss
-from ..penalties import GroupL2, NoPenalty, Penalty
+from ..losses import Loss, Squared
+from ..penalties import Penalty
 from ..problem import Problem
+from ..relative import Relative
 from ..solution import OnFail, Solution
 from ..solve import Options, solve
+from ..solvers import Start
+from . import intercept
 
 Strength = float | Tensor
+Coefficients = Tensor | tuple[Tensor, Tensor]
+
+
+class Data(NamedTuple):
+    """A layer's inputs over one batch: X (..., n, m), Y (..., n, k), ``weight`` (..., n) with sum one, ``class_mask``
+    (..., k) or None, and the strengths by name, (...); ``zero`` names those that are the number 0, not a tensor.
+    """
+
+    X: Tensor
+    Y: Tensor
+    weight: Tensor
+    class_mask: Tensor | None
+    strengths: dict[str, Tensor]
+    zero: frozenset[str]
 
 
 class ArgminLayer(nn.Module):
-    """A layer whose output minimises: weighted mean loss + l1·Ω(W) + (l2/2)‖W‖².
+    """A layer whose output minimises: weighted mean loss + penalty + (l2/2)‖W‖².
 
-    Every strength is a number ≥ 0, a tensor that broadcasts over the batch dimensions, or an ``nn.Parameter``.
+    Every strength is a number ≥ 0, a tensor that broadcasts over the batch dimensions, or an ``nn.Parameter``; ``l1``
+    may also be `Relative`.
 
-    Parameters
-    ----------
-    tol : relative duality gap at which an element counts as converged; None: 1e-9 for float64, else 1e-6.
-    max_iter : most iterations of the solver.
-    on_fail : about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
-    derivative_order : the order up to which derivatives are exact, and beyond which they are wrong; 0: no derivatives.
+    Args:
+        fit_intercept: whether to add an unpenalised constant b (k) to the scores; the layer then returns (W, b).
+        tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, else 1e-6.
+        max_iter: most iterations of the solver.
+        on_fail: about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
+        derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
     """
 
     def __init__(
         self,
         *,
+        fit_intercept: bool = False,
         tol: float | None = None,
         max_iter: int = 100,
         on_fail: OnFail = "warn",
@@ -39,10 +60,12 @@ class ArgminLayer(nn.Module):
         super().__init__()
         validation.options(tol, max_iter, on_fail, derivative_order)
         self.options = Options(tol, max_iter, on_fail, derivative_order, type(self).__name__)
+        self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
 
-    def _set_strength(self, name: str, value: Strength, positive: bool = False) -> None:
-        value = validation.strength(name, value, positive)
+    def _set_strength(self, name: str, value: Strength | Relative, positive: bool = False) -> None:
+        if not isinstance(value, Relative):
+            value = validation.strength(name, value, positive)
         self._strengths.append(name)
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # A buffer moves with the module, and is part of no state_dict: it is an argument, not learnt.
@@ -50,55 +73,102 @@ class ArgminLayer(nn.Module):
         else:
             setattr(self, name, value)
 
-    def _solve(
+    @abstractmethod
+    def _loss(self, data: Data) -> Loss:
+        """The loss, its tensors over the batch."""
+
+    @abstractmethod
+    def _penalty(self, data: Data) -> Penalty:
+        """The penalty, its tensors over the batch."""
+
+    @abstractmethod
+    def _targets(self, X: Tensor, Y: Tensor) -> Tensor:
+        """Y checked and encoded, (..., n, k) in float64."""
+
+    def _solution(
         self,
         X: Tensor,
         Y: Tensor,
-        loss: Callable[[torch.Size, dict[str, Tensor]], Loss],
-        sample_weight: Tensor | None,
-        init: Solution | None,
-        others: dict[str, Tensor],
+        sample_weight: Tensor | None = None,
+        class_mask: Tensor | None = None,
+        init: Solution | None = None,
+        **replaced: Tensor,
     ) -> Solution:
-        """Broadcast everything over the batch and solve; Y is (..., n, k) in float64.
+        """Solve; ``replaced`` holds strengths to use instead of the layer's own."""
+        data = self._data(X, Y, sample_weight, class_mask, **replaced)
+        loss = self._loss(data)
+        if not self.fit_intercept:
+            return self._solved(data, loss, init, X.dtype)
+        if isinstance(loss, Squared):
+            means, data = intercept.centred(data)
+            return intercept.from_means(self._solved(data, loss, init, X.dtype), means)
+        return intercept.split(self._solved(data, loss, init, X.dtype, augment=True))
 
-        ``loss(batch, strengths)`` makes the loss; ``others`` are tensors (..., anything) that take part in the batch.
-        """
-        n, m = X.shape[-2:]
-        strengths = {name: self._strength(name, X.device) for name in self._strengths}
+    def _solved(
+        self, data: Data, loss: Loss, init: Solution | None, dtype: torch.dtype, augment: bool = False
+    ) -> Solution:
+        no_ridge = torch.zeros_like(data.weight[..., 0])
+        l2 = data.strengths.get("l2", no_ridge)
+        problem = Problem(data.X, data.Y, data.weight, loss, self._penalty(data), l2)
+        if augment:
+            problem = intercept.augmented(problem)
+        return solve(problem, None if init is None else _start(init, problem), self.options, dtype)
+
+    def _data(
+        self,
+        X: Tensor,
+        Y: Tensor,
+        sample_weight: Tensor | None = None,
+        class_mask: Tensor | None = None,
+        **replaced: Tensor,
+    ) -> Data:
+        """Check everything and broadcast it over the batch; raises ValueError where that fails."""
+        validation.features(X)
+        Y = self._targets(X, Y)
+        n, m, k = *X.shape[-2:], Y.shape[-1]
+        values = {name: replaced.get(name, getattr(self, name)) for name in self._strengths}
+        strengths = {name: _tensor(value, X.device) for name, value in values.items()}
         shapes = {"X": X.shape[:-2], "Y": Y.shape[:-2]}
         if sample_weight is not None:
             validation.trailing("sample_weight", sample_weight, n, "sample")
             shapes["sample_weight"] = sample_weight.shape[:-1]
-        shapes |= {name: value.shape for name, value in strengths.items()}
-        shapes |= {name: value.shape[:-1] for name, value in others.items()}
-        batch = validation.broadcast(shapes)
-        strengths = {name: value.expand(batch) for name, value in strengths.items()}
-        problem = Problem(
+        if class_mask is not None:
+            validation.mask("class_mask", class_mask, k, "class")
+            shapes["class_mask"] = class_mask.shape[:-1]
+        batch = validation.broadcast(shapes | {name: value.shape for name, value in strengths.items()})
+        data = Data(
             X=X.expand(*batch, n, m),
-            Y=Y.expand(*batch, n, Y.shape[-1]),
+            Y=Y.expand(*batch, n, k),
             weight=_normalised(sample_weight, X).expand(*batch, n),
-            loss=loss(batch, strengths),
-            penalty=self._penalty(strengths),
-            l2=strengths.get("l2", torch.zeros(batch, dtype=torch.float64, device=X.device)),
+            class_mask=None if class_mask is None else class_mask.expand(*batch, k),
+            strengths={name: value.expand(batch) for name, value in strengths.items()},
+            zero=frozenset(name for name, value in values.items() if isinstance(value, float) and value == 0),
         )
-        start = None if init is None else init.dual.detach().to(torch.float64).expand(problem.Y.shape)
-        return solve(problem, start, self.options)
+        return self._resolved(data, values)
 
-    def _strength(self, name: str, device: torch.device) -> Tensor:
-        return torch.as_tensor(getattr(self, name), dtype=torch.float64, device=device)
-
-    def _penalty(self, strengths: dict[str, Tensor]) -> Penalty:
-        """Group Lasso, unless l1 is the number zero."""
-        l1 = getattr(self, "l1", 0.0)
-        return GroupL2(strengths["l1"]) if isinstance(l1, Tensor) or l1 > 0 else NoPenalty()
+    def _resolved(self, data: Data, values: Mapping[str, Any]) -> Data:
+        """With `Relative` strengths multiplied out; only sparse layers take any."""
+        return data
 
     def extra_repr(self) -> str:
         """The strengths, and the options."""
         shown = [f"{name}={_short(getattr(self, name))}" for name in self._strengths]
+        shown.append(f"fit_intercept={self.fit_intercept}")
         return ", ".join([*shown, *(f"{k}={v!r}" for k, v in self.options._asdict().items() if k != "name")])
 
 
-def _short(value: Strength) -> str:
+def returned(solution: Solution) -> Coefficients:
+    """What calling a layer returns: W, or (W, b)."""
+    return solution.coef if solution.intercept is None else (solution.coef, solution.intercept)
+
+
+def _tensor(value: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(value.r if isinstance(value, Relative) else value, dtype=torch.float64, device=device)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Relative):
+        return f"Relative({_short(value.r)})"
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"
 
 
@@ -110,3 +180,21 @@ def _normalised(sample_weight: Tensor | None, X: Tensor) -> Tensor:
     weight = sample_weight.to(torch.float64)
     total = weight.sum(-1, keepdim=True)
     return weight / torch.where(total == 0, 1.0, total)
+
+
+def _start(init: Solution, problem: Problem) -> Start:
+    """A previous solution as plain tensors; what was not finite there starts from zero."""
+    coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
+    coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
+    shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
+    tensors = []
+    for name, tensor in {"coef": coef, "dual": init.dual}.items():
+        try:
+            expanded = tensor.detach().to(torch.float64).expand(shapes[name])
+        except RuntimeError:
+            raise ValueError(
+                f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts to"
+                f" {tuple(shapes[name])}"
+            ) from None
+        tensors.append(torch.where(expanded.isfinite(), expanded, 0.0))
+    return Start(*tensors)

@@ -1,18 +1,35 @@
 """Find the argmin of a `Problem`; know nothing of derivatives. Plain tensors, float64, one leading batch dimension."""
 
+from typing import NamedTuple
+
 from torch import Tensor
 
-from ..losses import MulticlassHinge
-from ..penalties import NoPenalty
+from ..losses import MulticlassHinge, Squared
+from ..penalties import L1, Cardinality, GroupL2, NoPenalty
 from ..problem import Problem
-from . import direct, hinge, proximal_point
+from . import direct, hinge, proximal_gradient, proximal_point, subset
 from .result import Result
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
-    """Pick the algorithm by the problem's loss and penalty; ``start`` is a dual point Θ (b, n, k), or None."""
+class Start(NamedTuple):
+    """Where to begin: coefficients W (b, m, k) and a dual point Θ (b, n, k) of a similar problem."""
+
+    coef: Tensor
+    theta: Tensor
+
+
+def solve(problem: Problem, start: Start | None, tol: float, max_iter: int) -> Result:
+    """Pick the algorithm by the problem's loss and penalty."""
     if isinstance(problem.loss, MulticlassHinge):
-        return hinge.solve(problem, start, tol, max_iter)
-    if isinstance(problem.penalty, NoPenalty):
+        return hinge.solve(problem, start and start.theta, tol, max_iter)
+    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
         return direct.solve(problem)
-    return proximal_point.solve(problem, start, tol, max_iter)
+    if isinstance(problem.penalty, Cardinality):
+        return subset.solve(problem, start and start.theta, tol, max_iter)
+    coef = start and start.coef
+    if isinstance(problem.penalty, L1) and problem.Y.shape[-1] == 1:
+        # With one target, entries are rows.
+        problem = problem._replace(penalty=GroupL2(problem.penalty.l1[:, None]))
+    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2):
+        return proximal_point.solve(problem, coef, tol, max_iter)
+    return proximal_gradient.solve(problem, coef, tol, max_iter)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..features import AllFeatures, Features, Support
+from ..optimality import row_curvature
 from ..problem import Problem, product
 
 # Gathering the active features pays below this share of all features.
@@ -68,23 +69,24 @@ class PenalisedPart:
     def local(self, image: Tensor) -> Local:
         """At this image; the model takes C_j = α_j I + q_j q_jᵀ for (α_j + ‖q_j‖²/2) I."""
         problem = self.problem
-        features = active_features(problem.penalty.support(image))
-        X, V = features.take(problem.X), features.take(image.mT).mT
-        scaled, l2 = X * self.root, problem.l2[..., None, None]
-        alpha, q = problem.penalty.curvature(V)
+        features = active_features(problem.coef_of(image))
+        small, V = problem.restrict(features), features.take(image.mT).mT
+        scaled, l2 = small.X * self.root, problem.l2[..., None, None]
+        alpha, q = row_curvature(small, V)
         model = (scaled * (alpha + q.square().sum(-1) / 2)[..., None, :]) @ scaled.mT / l2
 
         def hessian(D: Tensor) -> Tensor:
             v = product(scaled.mT, D)
             return product(scaled, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True)) / l2
 
-        return Local(product(X, problem.coef_of(V)), (model + model.mT) / 2, hessian)
+        return Local(small.scores(small.coef_of(V)), (model + model.mT) / 2, hessian)
 
 
 ConjugatePart = QuadraticPart | PenalisedPart
 
 
-def active_features(support: Tensor) -> Features:
-    """The support (b, m), or all features where gathering would not pay."""
+def active_features(W: Tensor) -> Features:
+    """The support of W (b, m, k), or all features where gathering would not pay."""
+    support = (W != 0).any(-1)
     largest = int(support.sum(-1).amax())
     return Support.of(support) if largest < GATHER_BELOW * support.shape[-1] else AllFeatures()

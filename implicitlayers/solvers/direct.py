@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ..features import AllFeatures
-from ..linear import factorise
+from ..linear import Factor, factorise
 from ..optimality import RidgeDual, RidgePrimal, normal_equations, ridge_dual
 from ..problem import Problem
 from .result import Result
+from .ties import derivative_error
 
 
 def solve(problem: Problem) -> Result:
@@ -23,7 +24,7 @@ def _solve_primal(problem: Problem) -> Result:
     # One refinement takes the error from cond·eps to about its square.
     coef = coef - system.factor.solve(A @ coef - B)
     coef = _minimum_norm(problem, coef, system.factor.singular)
-    return _result(problem, coef, system, coef, system.factor.singular)
+    return _result(problem, coef, system, coef, system.factor)
 
 
 def _solve_dual(problem: Problem) -> Result:
@@ -32,7 +33,7 @@ def _solve_dual(problem: Problem) -> Result:
     rho = rho - system.inverse @ system.residual(problem, rho)
     coef = problem.correlation(rho)
     coef = _minimum_norm(problem, coef, factor.singular)
-    return _result(problem, coef, system, rho, factor.singular)
+    return _result(problem, coef, system, rho, factor)
 
 
 def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
@@ -46,14 +47,16 @@ def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
     return coef
 
 
-def _result(problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, singular: Tensor) -> Result:
+def _result(problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, factor: Factor) -> Result:
+    no_kinks = torch.full_like(problem.l2, torch.inf)[:, None]
     return Result(
         coef=coef,
         theta=problem.loss.dual_point(problem.scores(coef), problem.Y),
         features=AllFeatures(),
         system=system,
         state=state,
-        degenerate=torch.zeros_like(singular),
-        singular=singular,
-        n_iter=torch.ones_like(singular, dtype=torch.int64),
+        degenerate=torch.zeros_like(factor.singular),
+        singular=factor.singular,
+        derivative_error=derivative_error(no_kinks, no_kinks, factor),
+        n_iter=torch.ones_like(factor.singular, dtype=torch.int64),
     )

@@ -32,7 +32,7 @@ CG_STEPS = 12
 MODEL_STEPS, EXACT_MODEL_STEPS = 6, 12
 HALVINGS = 30
 # Steps without a better gap after which the search ends.
-PATIENCE = 8
+PATIENCE = 25
 
 
 class DualPoint(NamedTuple):
@@ -79,7 +79,8 @@ class Damping:
     SMALLEST, RESTART, LARGEST = 1e-10, 1e-7, 1.0
 
     def __init__(self, scale: Tensor) -> None:
-        self.scale = scale
+        # Without any feature there is nothing to scale by, and anything positive will do.
+        self.scale = torch.where(scale > 0, scale, 1.0)
         self.factor = torch.full_like(scale, self.SMALLEST)
 
     @property
@@ -107,8 +108,8 @@ def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor)
     """Parts 1 and 2 of a step, on L = √s̄Λ."""
     root = problem.weight.sqrt()[..., None]
     L = root * Lambda
-    slope = root * (problem.loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
-    diagonal = (problem.loss.conjugate_curvature(problem.l2) + damping)[..., None, None]
+    slope = root * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+    diagonal = (problem.dual_loss.conjugate_curvature(problem.l2) + damping)[..., None, None]
     M = local.model + diagonal * torch.eye(L.shape[-2], dtype=L.dtype, device=L.device)
     face = _model_face(problem, M, slope - M @ L, Lambda, slope, local)
     point = face.point
@@ -120,13 +121,13 @@ def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor)
         # An absent sample's λ acts on nothing; it stays where it is.
         return torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda)
 
-    domain = problem.loss.domain
+    domain = problem.dual_loss.domain
     return Step(domain.project(unscaled(point)), domain.project(unscaled(face.feasible)), face.settled)
 
 
 def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: Tensor, local: Local) -> Face:
     """The constrained minimum of the model ½⟨L, ML⟩ + ⟨C, L⟩."""
-    domain = problem.loss.domain
+    domain = problem.dual_loss.domain
     if not isinstance(domain, Simplex):
         return free_face(M, C)
     # First guess of the face: what is positive, and what would become so, its slope being below the sample's mean.
@@ -174,7 +175,7 @@ def _search(
     problem: Problem, part: ConjugatePart, Lambda: Tensor, image: Tensor, local: Local, step: Step, live: Tensor
 ) -> Progress:
     """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere."""
-    slope = problem.weight[..., None] * (problem.loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+    slope = problem.weight[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
 
     def towards(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         D = torch.where(live[:, None, None], target - Lambda, 0.0)

@@ -38,7 +38,7 @@ class FreeFace(NamedTuple):
 
 def free_face(M: Tensor, C: Tensor) -> FreeFace:
     """Solve the unconstrained model."""
-    lower = torch.linalg.cholesky_ex(M)[0]
+    lower = simplex_qp.cholesky(M)
     return FreeFace(-torch.cholesky_solve(C, lower), lower)
 
 
@@ -77,8 +77,7 @@ def simplex_face(
     M: Tensor, C: Tensor, start: Tensor, free: Tensor, weight: Tensor, allowed: Tensor, max_iter: int
 ) -> SimplexFace:
     """Solve the model over simplices of sizes √s̄, from the feasible L ``start``; ``free`` guesses the face."""
-    allowed = allowed[:, None, :].expand_as(start)
-    program = simplex_qp.Program(M, C.mT, weight.sqrt()[:, None, :], allowed.mT)
+    program = simplex_qp.Program(M, C.mT, weight.sqrt()[:, None, :], allowed.expand_as(start).mT)
     return SimplexFace(simplex_qp.minimise(program, start.mT, free.mT, max_iter))
 
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from ..features import Features
 from ..losses import MulticlassHinge
 from ..optimality import DualFace, dual_face, score_map
+from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import dual_newton
 from .conjugate_part import active_features
 from .result import Result
-from .ties import TIE, groups_tied
+from .ties import at_kink, derivative_error
 
 # A λ below this is rounding: the sample does not touch that class.
 SMALLEST_LAMBDA = 1e-12
@@ -23,10 +24,7 @@ POLISH_STEPS, SETTLED_STEP = 4, 1e-8
 
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
-    domain = _hinge(problem).domain
-    uniform = domain.allowed[:, None, :].expand_as(problem.Y).to(problem.Y.dtype)
-    uniform = uniform / uniform.sum(-1, keepdim=True)
-    Lambda = uniform if start is None else domain.project(problem.Y - start)
+    Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     n_iter, scale = 0, problem.null_objective()
     for target in (max(tol, POLISH_BELOW), tol):
         found = dual_newton.minimise(problem, Lambda, target, max_iter - n_iter)
@@ -35,6 +33,8 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         if (relative(at.gap, scale) <= tol).all():
             break
     theta = problem.Y - at.Lambda
+    margins = _margins(problem, at)
+    groups = problem.penalty.kinks(problem.correlation(theta) / problem.l2[:, None, None], 1 / problem.l2)
     coef = at.features.put(at.small.coef_of(at.small.correlation(theta)), problem.X.shape[-1])
     return Result(
         coef=coef,
@@ -42,9 +42,10 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         features=at.features,
         system=face,
         state=at.Lambda,
-        degenerate=_has_ties(problem, at),
+        degenerate=at_kink(margins) | at_kink(groups),
         # Without any feature in use nothing depends on Λ, and that its system is singular is of no consequence.
         singular=face.factor.singular & (coef != 0).flatten(1).any(-1),
+        derivative_error=_derivative_error(problem, at, face, margins, groups),
         n_iter=torch.full_like(problem.l2, n_iter, dtype=torch.int64),
     )
 
@@ -52,6 +53,20 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
 def _hinge(problem: Problem) -> MulticlassHinge:
     assert isinstance(problem.loss, MulticlassHinge)
     return problem.loss
+
+
+def _competitors(problem: Problem) -> Tensor:
+    """Λ uniform over the classes a sample does not have: where l1 is large it already certifies W = 0.
+
+    Where it does not, Λ uniform over all classes is the better start, every class being free to move there.
+    """
+    allowed = _hinge(problem).domain.allowed.expand_as(problem.Y)
+    uniform = allowed.to(problem.Y.dtype) / allowed.sum(-1, keepdim=True)
+    others = torch.where(allowed, 1 - problem.Y, 0.0)
+    total = others.sum(-1, keepdim=True)
+    others = torch.where(total > 0, others / torch.where(total > 0, total, 1.0), uniform)
+    zero = (problem.coef_of(problem.correlation(problem.Y - others)) == 0).flatten(1).all(-1)
+    return torch.where(zero[:, None, None], others, uniform)
 
 
 class _Point(NamedTuple):
@@ -82,7 +97,7 @@ def _polish(problem: Problem, Lambda: Tensor) -> tuple[_Point, DualFace]:
 
 def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
     """The nearest feasible point, its rounding-sized entries exactly zero: what is positive is the face."""
-    Lambda = problem.loss.domain.project(Lambda)
+    Lambda = problem.dual_loss.domain.project(Lambda)
     Lambda = torch.where(Lambda > SMALLEST_LAMBDA, Lambda, 0.0)
     return Lambda / Lambda.sum(-1, keepdim=True)
 
@@ -90,8 +105,8 @@ def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
 def _point(problem: Problem, Lambda: Tensor) -> _Point:
     Theta = problem.Y - Lambda
     V = problem.correlation(Theta)
-    features = active_features(problem.penalty.support(V))
-    small = problem._replace(X=features.take(problem.X))
+    features = active_features(problem.coef_of(V))
+    small = problem.restrict(features)
     scores = score_map(small)(Theta)
     # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
     worst = _hinge(problem).worst_case(scores, problem.Y)
@@ -100,12 +115,30 @@ def _point(problem: Problem, Lambda: Tensor) -> _Point:
     return _Point(Lambda, gap, features, small)
 
 
-def _has_ties(problem: Problem, at: _Point) -> Tensor:
-    """Elements at a kink: a class with λ = 0 whose margin ties, or a group whose norm is l1."""
-    Theta = problem.Y - at.Lambda
-    slope = problem.loss.conjugate_gradient(at.Lambda, problem.Y) - score_map(at.small)(Theta)
-    allowed = _hinge(problem).class_mask[:, None, :]
-    lowest = torch.where(at.Lambda > 0, slope, torch.inf).amin(-1, keepdim=True)
-    scale = 1 + slope.abs().amax(-1, keepdim=True)
-    tied = (at.Lambda <= TIE) & allowed & (slope - lowest < TIE * scale) & (problem.weight > 0)[..., None]
-    return tied.flatten(1).any(-1) | groups_tied(problem.penalty, problem.correlation(Theta))
+def _margins(problem: Problem, at: _Point) -> Kinks:
+    """Of classes with λ = 0, how far their margin is from a tie; of the others, λ itself, (b, n, k).
+
+    A sample whose only positive λ is one moves along no edge: there λ is no kink.
+    """
+    slope = problem.dual_loss.conjugate_gradient(at.Lambda, problem.Y) - score_map(at.small)(problem.Y - at.Lambda)
+    positive = at.Lambda > 0
+    lowest = torch.where(positive, slope, torch.inf).amin(-1, keepdim=True)
+    distance = torch.where(positive, at.Lambda, slope - lowest)
+    alone = positive & (positive.sum(-1, keepdim=True) == 1)
+    counts = _hinge(problem).domain.allowed & (problem.weight > 0)[..., None] & ~alone
+    return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
+
+
+def _derivative_error(problem: Problem, at: _Point, face: DualFace, margins: Kinks, groups: Kinks) -> Tensor:
+    """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
+    step = face.step(at.small, face.residual(at.small, at.Lambda, score_map(at.small)))
+    norm = problem.X.square().sum(-1).sqrt()
+    scores = norm * (2 * at.gap / problem.l2).sqrt()[:, None]
+    uncertainty = torch.where(at.Lambda > 0, step.abs(), 2 * scores[..., None])
+    moved = problem.correlation(step).abs().amax((1, 2)) / problem.l2
+    errors = [
+        derivative_error(margins.distance, uncertainty, face.factor),
+        derivative_error(groups.distance, moved[:, None, None], face.factor),
+    ]
+    used = (problem.coef_of(problem.correlation(problem.Y - at.Lambda)) != 0).flatten(1).any(-1)
+    return torch.where(used, torch.maximum(*errors), torch.where(errors[1].isfinite(), 0.0, torch.inf))

@@ -12,7 +12,9 @@ class Result(NamedTuple):
     """A minimiser with what certifies and differentiates it.
 
     ``coef`` (b, m, k); ``theta`` (b, n, k), its dual point; ``features``, the columns of X that take part in the
-    ``system``, whose unknown at the solution is ``state``; ``degenerate`` and ``singular`` (b,); ``n_iter`` (b,).
+    ``system``, whose unknown at the solution is ``state``; ``degenerate`` and ``singular`` (b,); ``derivative_error``
+    (b,), an estimate relative to the derivative, infinite where the support is not certain; ``n_iter`` (b,). ``lower``
+    (b,) bounds the optimum from below where the problem is not convex; elsewhere the dual point does.
     """
 
     coef: Tensor
@@ -22,4 +24,6 @@ class Result(NamedTuple):
     state: Tensor
     degenerate: Tensor
     singular: Tensor
+    derivative_error: Tensor
     n_iter: Tensor
+    lower: Tensor | None = None

@@ -64,14 +64,26 @@ def factorise_face(M: Tensor, free: Tensor, barrier: Tensor | None = None) -> Fa
     """Factor M, plus the diagonal ``barrier`` (b, k, n), on the entries that are ``free`` (b, k, n), one per column."""
     b, k, n = free.shape
     if barrier is None and free.all():
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(M)[0])
-        return FaceFactor(inverse[:, None].expand(b, k, n, n), torch.linalg.cholesky_ex(k * inverse)[0])
+        inverse = torch.cholesky_inverse(cholesky(M))
+        return FaceFactor(inverse[:, None].expand(b, k, n, n), cholesky(k * inverse))
     mask = free.to(M.dtype)
     blocks = M[:, None] * mask[..., None] * mask[..., None, :]
     blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask if barrier is None else torch.where(free, barrier, 1.0))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(blocks)[0])
+    inverse = torch.cholesky_inverse(cholesky(blocks))
     inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
-    return FaceFactor(inverse, torch.linalg.cholesky_ex(inverse.sum(1))[0])
+    return FaceFactor(inverse, cholesky(inverse.sum(1)))
+
+
+def cholesky(M: Tensor) -> Tensor:
+    """The Cholesky factor; the identity where there is none, so that one element does not fail the batch.
+
+    Steps from such a factor are senseless, but finite; they are taken only where they lower the objective.
+    """
+    lower, info = torch.linalg.cholesky_ex(M)
+    if not info.any():
+        return lower
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    return torch.where((info == 0)[..., None, None], lower, identity)
 
 
 class FaceMinimum(NamedTuple):
@@ -161,7 +173,7 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         if (mu * entries <= INTERIOR_GAP * scale).all():
             break
         inverse, _ = factorise_face(M, free, ratio(S, L))
-        factor = FaceFactor(inverse, torch.linalg.cholesky_ex(inverse.sum(1) + empty)[0])
+        factor = FaceFactor(inverse, cholesky(inverse.sum(1) + empty))
         # Predictor: towards μ = 0. The change of S follows from complementarity, S dL + L dS = target − L∘S.
         dL = factor.solve(S)[0]
         dS = -S - ratio(S, L) * dL

@@ -1,17 +1,28 @@
-"""Kinks: where derivatives are one-sided."""
+"""Kinks: where derivatives are one-sided, and how far from them a solution is known to be."""
 
 import torch
 from torch import Tensor
 
-from ..penalties import GroupL2, Penalty
+from ..linear import Factor
+from ..penalties import Kinks
 
-# A margin or a group this close to its threshold, relatively, is a tie.
+# A margin, an entry or a group this close to its threshold, relatively, is a tie.
 TIE = 1e-7
 
 
-def groups_tied(penalty: Penalty, V: Tensor) -> Tensor:
-    """Elements with a group whose norm is l1, (b,), at V (b, m, k); no ties without a penalty or with l1 = 0."""
-    if not isinstance(penalty, GroupL2):
-        return torch.zeros_like(V[:, 0, 0], dtype=torch.bool)
-    l1 = penalty.l1[:, None]
-    return (((V.norm(dim=-1) - l1).abs() <= TIE * l1) & (l1 > 0)).any(-1)
+def at_kink(kinks: Kinks) -> Tensor:
+    """Elements (b,) with an entry or a group about to bend."""
+    return (kinks.distance <= TIE * kinks.scale).flatten(1).any(-1)
+
+
+def derivative_error(distance: Tensor, uncertainty: Tensor, factor: Factor) -> Tensor:
+    """An estimate of the relative error of first derivatives, (b,).
+
+    ``distance`` (b, ...) from kinks and the ``uncertainty`` of what is measured there, which broadcasts to it. Where an
+    uncertainty reaches its distance the solution may lie beyond the kink: infinite. Else derivatives, which change by
+    their own size over such a distance, are wrong by about the ratio of the two, plus what rounding does to the solve.
+    """
+    ratio = torch.where(distance.isinf(), 0.0, uncertainty / torch.where(distance > 0, distance, 1e-300))
+    ratio = ratio.flatten(1).amax(-1) if ratio[0].numel() else torch.zeros_like(factor.condition)
+    rounding = torch.finfo(factor.root.dtype).eps * factor.condition
+    return torch.where((ratio < 1) & ~factor.singular, ratio + rounding, torch.inf)

@@ -1,0 +1,79 @@
+"""Disjoint groups of features, and their weights."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import validation
+
+
+class Groups(nn.Module):
+    """``groups`` as lists of feature indices, or None for each feature alone; ``group_weights`` (..., G), or None.
+
+    Raises:
+        ValueError: the groups overlap or leave a feature out, or the weights are not one per group.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]] | None, group_weights: Tensor | None) -> None:
+        super().__init__()
+        self.number: Tensor | None
+        self.weight: Tensor | None
+        self.are_features = groups is None
+        number = None if groups is None else _numbers(groups)
+        self.register_buffer("number", number, persistent=False)
+        if group_weights is not None:
+            validation.strength("group_weights", group_weights)
+            size = None if groups is None else len(groups)
+            if (
+                not isinstance(group_weights, Tensor)
+                or group_weights.dim() < 1
+                or (size is not None and group_weights.shape[-1] != size)
+            ):
+                given = tuple(group_weights.shape) if isinstance(group_weights, Tensor) else group_weights
+                raise ValueError(f"group_weights: given {given}, expected a tensor (..., {size or 'm'}), one per group")
+        if isinstance(group_weights, nn.Parameter):
+            self.weight = group_weights
+        else:
+            self.register_buffer("weight", group_weights, persistent=False)
+
+    def numbers(self, X: Tensor) -> Tensor:
+        """The number of each feature's group, (..., m), for features X (..., n, m)."""
+        m = X.shape[-1]
+        number = torch.arange(m, device=X.device) if self.number is None else self.number.to(X.device)
+        if len(number) != m:
+            raise ValueError(f"groups: given groups of {len(number)} features, expected {m}, the features of X")
+        return number.expand(*X.shape[:-2], m)
+
+    def weights(self, X: Tensor) -> Tensor:
+        """The weight of each feature's group, (..., m), or (1) where all are one."""
+        if self.weight is None:
+            return torch.ones(1, dtype=torch.float64, device=X.device)
+        weight = self.weight.to(device=X.device, dtype=torch.float64)
+        number = self.numbers(X)
+        if weight.shape[-1] <= int(self.number.max() if self.number is not None else X.shape[-1] - 1):
+            raise ValueError(
+                f"group_weights: given {weight.shape[-1]} weights, expected {X.shape[-1]}, one per feature"
+            )
+        return weight.expand(*X.shape[:-2], weight.shape[-1]).gather(-1, number)
+
+    def largest_norm(self, V: Tensor, X: Tensor) -> Tensor:
+        """max_g ‖V_g‖/w_g for V (..., m, k), (...)."""
+        number = self.numbers(X)
+        square = torch.zeros_like(V[..., 0]).scatter_add(-1, number, V.square().sum(-1)).gather(-1, number)
+        positive = square > 0
+        norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+        return (norm / self.weights(X)).amax(-1)
+
+
+def _numbers(groups: Sequence[Sequence[int]]) -> Tensor:
+    members = [int(j) for group in groups for j in group]
+    if sorted(members) != list(range(len(members))):
+        raise ValueError(
+            f"groups: given {len(groups)} groups of the features {sorted(members)}, expected each feature from 0 to"
+            f" m − 1 in exactly one"
+        )
+    number = torch.empty(len(members), dtype=torch.int64)
+    for g, group in enumerate(groups):
+        number[torch.tensor(list(group), dtype=torch.int64)] = g
+    return number

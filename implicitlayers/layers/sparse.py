@@ -1,0 +1,68 @@
+"""What layers with an l1 add: the l1 at which nothing is left, l1 relative to it, and the path that leads there."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..penalties import NoPenalty
+from ..problem import Problem
+from ..relative import Relative
+from ..solution import Solution, stack
+from .base import ArgminLayer, Data
+
+
+class SparseLayer(ArgminLayer):
+    """A layer whose strength ``l1`` makes features drop out."""
+
+    def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
+        """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
+
+        Args:
+            X: (..., n, m).
+            Y: targets as in ``solve``.
+            arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
+        """
+        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
+        return self._l1_max(data).to(X.dtype)
+
+    def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
+        """Solutions for every l1 of ``l1s``, each begun from the one before; their fields gain a first dimension L.
+
+        Args:
+            X: (..., n, m).
+            Y: targets as in ``solve``.
+            l1s: (L, ...), absolute, in the layer's l1's place; quickest from large to small.
+            arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
+        """
+        if not isinstance(l1s, Tensor) or l1s.dim() < 1 or not len(l1s):
+            given = f"shape {tuple(l1s.shape)}" if isinstance(l1s, Tensor) else type(l1s).__name__
+            raise ValueError(f"l1s: given {given}, expected a tensor (L, ...) of L ≥ 1 strengths, each over the batch")
+        solutions: list[Solution] = []
+        for l1 in l1s:
+            before = solutions[-1] if solutions else None
+            solutions.append(self._solution(X, Y, init=before, **arguments, l1=l1))
+        return stack(solutions)
+
+    @abstractmethod
+    def _dual_norm(self, V: Tensor, data: Data) -> Tensor:
+        """The smallest l1 with solution zero, from V (..., m, k) = Xᵀ diag(s̄) Θ at that solution."""
+
+    def _l1_max(self, data: Data) -> Tensor:
+        loss = self._loss(data)
+        problem = Problem(data.X.to(torch.float64), data.Y, data.weight, loss, NoPenalty(), data.weight[..., 0])
+        scores = torch.zeros_like(data.Y)
+        if self.fit_intercept:
+            scores = scores + loss.best_constant(data.Y, data.weight)
+        return self._dual_norm(problem.correlation(loss.dual_point(scores, data.Y)), data)
+
+    def _resolved(self, data: Data, values: Mapping[str, Any]) -> Data:
+        """With a `Relative` l1 multiplied out."""
+        share = values["l1"]
+        if not isinstance(share, Relative):
+            return data
+        largest = self._l1_max(data)
+        largest = largest if share.differentiate else largest.detach()
+        return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})

@@ -1,0 +1,116 @@
+"""The smallest l1 at which the hinge with group Lasso has the solution zero.
+
+    l1_max = min over Λ of max_j ‖V_j‖,  V = Xᵀ diag(s̄)(Y − Λ),  rows of Λ in the simplex, λ_{i,yᵢ} = 0
+           = max over U of Σᵢ s̄ᵢ (u_{i,yᵢ} − max_{l≠yᵢ} u_il)/Σ_j ‖U_j‖,  u = XU
+
+Near W = 0 the hinge is 1 + max_{l≠y} z_l − z_y; at an l1 below l1_max the minimiser of that with group Lasso and a
+ridge is some U ≠ 0, whose ratio is a lower bound on l1_max, and the next l1 (Dinkelbach, 1967).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..domains import Simplex
+from ..implicit import opaque
+from ..penalties import GroupL2
+from ..problem import Problem
+from . import dual_newton
+
+STEPS, NEWTON_STEPS, PRECISION = 30, 30, 1e-10
+
+
+class Competitor(NamedTuple):
+    """ℓ(z) = max z_l over the classes ``allowed`` (..., n, k), the sample's own left out, less ⟨y, z⟩."""
+
+    allowed: Tensor
+
+    @property
+    def domain(self) -> Simplex:
+        """λ lies in the simplex of the competing classes."""
+        return Simplex(self.allowed)
+
+    def worst_case(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The competing class of the highest score."""
+        highest = torch.where(self.allowed, Z, -torch.inf).argmax(-1, keepdim=True)
+        return torch.zeros_like(Z).scatter(-1, highest, 1.0)
+
+    def value(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The highest competing score less the own."""
+        return ((self.worst_case(Z, Y) - Y) * Z).sum(-1)
+
+    def dual_point(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """θ = y − λ at the competing class of the highest score."""
+        return Y - self.worst_case(Z, Y)
+
+    def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
+        """Zero: there is no intercept."""
+        return torch.zeros_like(Y[..., :1, :])
+
+    def conjugate(self, Theta: Tensor, Y: Tensor) -> Tensor:
+        """Zero on the simplex."""
+        return torch.zeros_like(Theta[..., 0])
+
+    def conjugate_gradient(self, Lambda: Tensor, Y: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(Lambda)
+
+    def conjugate_curvature(self, like: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(like)
+
+    def fenchel_young(self, Z: Tensor, Theta: Tensor, Y: Tensor) -> Tensor:
+        """⟨λ* − λ, z⟩, λ* the competing class of the highest score."""
+        return ((self.worst_case(Z, Y) - (Y - Theta)) * Z).sum(-1).clamp_min(0)
+
+
+class Bounds(NamedTuple):
+    """The U (b, m, k) of the lower bound and the Λ (b, n, k) of the upper one."""
+
+    U: Tensor
+    Lambda: Tensor
+
+
+def hinge_l1_max(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Tensor:
+    """l1_max, (...), for X (..., n, m), one-hot Y (..., n, k), s̄ (..., n) and a mask (..., k); float64.
+
+    Its first derivatives are exact, by the envelope theorem: those of ⟨U, V(Λ)⟩/Σ‖U_j‖ at the optimal pair, held
+    constant. Second derivatives are zero, hence wrong.
+    """
+    X = X.to(torch.float64)
+    found: Bounds = opaque(lambda tree: _solve(*tree), (X, Y, weight, class_mask), weight.dim() - 1)
+    V = X.mT @ (weight[..., None] * (Y - found.Lambda))
+    size = found.U.norm(dim=-1).sum(-1)
+    return (found.U * V).sum((-2, -1)) / torch.where(size > 0, size, 1.0)
+
+
+def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
+    allowed = class_mask[:, None, :] & (Y <= 0)
+    # A sample without competitors (its own class alone in the mask) loses nothing: it competes with itself.
+    allowed = torch.where(allowed.any(-1, keepdim=True), allowed, Y > 0)
+    Lambda = allowed.to(Y.dtype) / allowed.sum(-1, keepdim=True)
+    scale = _dual_norm(X, Y, weight, Lambda)
+    # In units in which the first upper bound is one; without any correlation l1_max is zero.
+    X = X / torch.where(scale > 0, scale, 1.0)[:, None, None]
+    l1 = torch.zeros_like(scale)
+    best = Bounds(X.mT @ (weight[..., None] * (Y - Lambda)), Lambda)
+    for _ in range(STEPS):
+        problem = Problem(X, Y, weight, Competitor(allowed), GroupL2(l1[:, None]), torch.ones_like(l1))
+        Lambda = dual_newton.minimise(problem, Lambda, 1e-20, NEWTON_STEPS).Lambda
+        U = problem.coef_of(problem.correlation(Y - Lambda))
+        size = U.norm(dim=-1).sum(-1)
+        ratio = -(weight * problem.loss.value(problem.scores(U), Y)).sum(-1) / torch.where(size > 0, size, 1.0)
+        rises = (size > 0) & (ratio > l1)
+        best = Bounds(
+            *(torch.where(rises[:, None, None], new, old) for new, old in zip((U, Lambda), best, strict=True))
+        )
+        step = torch.where(rises, ratio - l1, 0.0)
+        l1 = l1 + step
+        if (step <= PRECISION * l1).all():
+            break
+    return best
+
+
+def _dual_norm(X: Tensor, Y: Tensor, weight: Tensor, Lambda: Tensor) -> Tensor:
+    return (X.mT @ (weight[..., None] * (Y - Lambda))).norm(dim=-1).amax(-1)

@@ -1,0 +1,95 @@
+"""What solvers of smooth losses share: points with their certificate, and Newton on the support.
+
+A point is a W with the gap that its own dual point Θ = −∂ℓ(XW) certifies. Newton works in the normal map (see
+`NormalMap`): one proximal-gradient step from W gives v with W′ = prox(v) exactly, its support and its signs, and the
+step from there is Newton's on the smooth system that holds as long as these do.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..features import Support
+from ..optimality import NormalMap, normal_map
+from ..problem import Problem
+from .result import Result
+from .ties import at_kink, derivative_error
+
+# Newton begins below this gap, and ends when the coefficients stand still to this precision.
+POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 5, 1e-10
+
+
+class Point(NamedTuple):
+    """Coefficients (b, m, k), their dual point Θ (b, n, k), and the relative gap (b,) of the two."""
+
+    coef: Tensor
+    theta: Tensor
+    gap: Tensor
+
+
+def point(problem: Problem, W: Tensor) -> Point:
+    """W with its certificate."""
+    theta = problem.loss.dual_point(problem.scores(W), problem.Y)
+    return Point(W, theta, problem.relative_gap(W, theta))
+
+
+def better(new: Point, old: Point) -> Point:
+    """Element by element the point of smaller gap, the new one if they tie at rounding; NaN never wins."""
+    use = new.gap <= old.gap + 1e-15
+    return Point(*(torch.where(use.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, old, strict=True)))
+
+
+def step_length(problem: Problem) -> Tensor:
+    """1/L with L the largest eigenvalue of the loss's and the ridge's Hessian, at most, (b,)."""
+    X = problem.X * problem.weight.sqrt()[..., None]
+    gram = X @ X.mT if X.shape[-2] <= X.shape[-1] else X.mT @ X
+    largest = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0)
+    smoothness = problem.smooth_loss.smoothness() * largest + problem.l2 + (0.0 if problem.gauge is None else 1.0)
+    return torch.where(smoothness > 0, 1 / torch.where(smoothness > 0, smoothness, 1.0), 1.0)
+
+
+def polish(problem: Problem, at: Point, step: Tensor) -> Point:
+    """Newton on the support until W stands still, where that lowers the gap."""
+    for _ in range(POLISH_STEPS if (at.gap < POLISH_BELOW).any() else 0):
+        features, small, system, v = linearised(problem, at, step)
+        v = v - system.solve(system.residual(small, v))
+        W = features.put(small.penalty.prox(v, step), problem.X.shape[-1])
+        new = better(point(problem, W), at)
+        moved = (new.coef - at.coef).abs().amax((1, 2))
+        at = new
+        if (moved <= SETTLED_STEP * at.coef.abs().amax((1, 2))).all():
+            break
+    return at
+
+
+def linearised(problem: Problem, at: Point, step: Tensor) -> tuple[Support, Problem, NormalMap, Tensor]:
+    """The support after a proximal-gradient step, the problem on it, the normal map there and its unknown v."""
+    v = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
+    chosen = (problem.penalty.prox(v, step) != 0).any(-1)
+    features = Support.of(chosen | problem.intercept[..., 0])
+    small, v = problem.restrict(features), features.take(v.mT).mT
+    return features, small, normal_map(small, v, step, features.real), v
+
+
+def result(problem: Problem, at: Point, step: Tensor, n_iter: int) -> Result:
+    """What the solver hands over."""
+    features, small, system, v = linearised(problem, at, step)
+    V = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
+    kinks = problem.penalty.kinks(V, step)
+    # How far V may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
+    # Newton's next step.
+    newton = system.solve(system.residual(small, v)).abs().flatten(1)
+    moved = newton.amax(-1) if newton.shape[-1] else torch.zeros_like(step)
+    uncertainty = moved + (2 * step * at.gap * problem.null_objective()).sqrt()
+    return Result(
+        coef=at.coef,
+        theta=problem.feasible(at.theta)[0],
+        features=features,
+        system=system,
+        state=v,
+        degenerate=at_kink(kinks),
+        singular=system.factor.singular,
+        derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], system.factor),
+        n_iter=torch.full_like(problem.l2, n_iter, dtype=torch.int64),
+    )
