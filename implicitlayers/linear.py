@@ -34,9 +34,9 @@ def factorise(M: Tensor) -> Factor:
     if M.shape[-1] == 0:
         nothing = torch.zeros(M.shape[0], dtype=M.dtype, device=M.device)
         return Factor(M, nothing > 0, nothing + 1)
-    lower, _ = torch.linalg.cholesky_ex(M)
+    lower, info = torch.linalg.cholesky_ex(M)
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
-    regular = pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1)
+    regular = (info == 0) & (pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1))
     # NaN pivots compare false and count as singular; the identity stands in for them in the triangular solve.
     identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
     lower = torch.where(regular[:, None, None], lower, identity)
@@ -49,7 +49,8 @@ def factorise(M: Tensor) -> Factor:
 
 
 def pseudo_root(M: Tensor) -> Tensor:
-    """C with C Cᵀ = M⁺, from eigenvalues above the cut-off; zero for a zero matrix."""
-    values, vectors = torch.linalg.eigh(M)
+    """C with C Cᵀ = M⁺, from eigenvalues above the cut-off; zero for a zero matrix, and for one that overflowed."""
+    finite = M.isfinite().flatten(-2).all(-1)[..., None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, M, 0.0))
     kept = values > EIGENVALUE_CUTOFF * values[..., -1:].clamp_min(0)
     return vectors * torch.where(kept, values, 1.0).rsqrt().mul(kept)[..., None, :]

@@ -262,10 +262,12 @@ class MulticlassHinge(NamedTuple):
         """The λ at which the maximum is attained: a vertex for γ = 0, else a projection on the simplex."""
         allowed = self.class_mask[..., None, :].expand_as(Z)
         margins = torch.where(allowed, 1 - Y + Z, -torch.inf)
+        # Constants do not change the projection; without the largest margin a small γ divides no large number.
+        margins = margins - margins.amax(-1, keepdim=True)
         vertex = torch.zeros_like(Z).scatter(-1, margins.argmax(-1, keepdim=True), 1.0)
         gamma = self.smoothing[..., None, None]
         smooth = gamma > 0
-        centre = Y + torch.where(allowed, 1 - Y + Z, 0.0) / torch.where(smooth, gamma, 1.0)
+        centre = Y + torch.where(allowed, margins, 0.0) / torch.where(smooth, gamma, 1.0)
         return torch.where(smooth, project_simplex(centre, torch.ones_like(Z[..., :1]), allowed), vertex)
 
     def dual_point(self, Z: Tensor, Y: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from .linear import Factor, factorise
 from .losses import Squared
 from .penalties import NoPenalty
 from .problem import Problem
+from .products import gram
 
 
 class RidgePrimal(NamedTuple):
@@ -42,8 +43,8 @@ class RidgePrimal(NamedTuple):
 
 def normal_equations(problem: Problem) -> tuple[Tensor, Tensor]:
     """A = Xᵀ diag(s̄) X + l2·I and B = Xᵀ diag(s̄) Y."""
-    weighted = problem.X.mT * problem.weight[..., None, :]
-    return weighted @ problem.X + _ridge(problem.l2, weighted.shape[-2]), weighted @ problem.Y
+    A = gram(problem.X.mT, problem.weight)
+    return A + _ridge(problem.l2, A.shape[-1]), problem.correlation(problem.Y)
 
 
 def _ridge(l2: Tensor, size: int) -> Tensor:
@@ -60,21 +61,18 @@ class RidgeDual(NamedTuple):
 
     def attach(self, problem: Problem, rho: Tensor, order: int) -> Tensor:
         """Coefficients (..., m, k) with derivatives."""
-        gram = problem.X @ problem.X.mT
-        rho = attach(rho, lambda rho: self.residual(problem, rho, gram), lambda r: self.inverse @ r, order)
+        G = gram(problem.X)
+        rho = attach(rho, lambda rho: self.residual(problem, rho, G), lambda r: self.inverse @ r, order)
         return problem.correlation(rho)
 
     @staticmethod
-    def residual(problem: Problem, rho: Tensor, gram: Tensor | None = None) -> Tensor:
-        """XXᵀ diag(s̄) ρ + l2·ρ − Y, from the Gram matrix where there is one already."""
-        scores = (
-            gram @ (problem.weight[..., None] * rho) if gram is not None else problem.scores(problem.correlation(rho))
-        )
-        return scores + problem.l2[..., None, None] * rho - problem.Y
+    def residual(problem: Problem, rho: Tensor, G: Tensor) -> Tensor:
+        """G diag(s̄) ρ + l2·ρ − Y, with the Gram matrix G = XXᵀ."""
+        return G @ (problem.weight[..., None] * rho) + problem.l2[..., None, None] * rho - problem.Y
 
 
-def ridge_dual(problem: Problem) -> tuple[RidgeDual, Factor]:
-    """The inverse of J = G diag(s̄) + l2·I, G = XXᵀ, from the factor of N = diag(√s̄) G diag(√s̄) + l2·I.
+def ridge_dual(problem: Problem, G: Tensor) -> tuple[RidgeDual, Factor]:
+    """The inverse of J = G diag(s̄) + l2·I, G = XXᵀ (b, n, n), from the factor of N = diag(√s̄) G diag(√s̄) + l2·I.
 
     On the samples that are present J = diag(s̄)^(−½) N diag(s̄)^(½). A sample of weight zero does not act on the
     others: its row of J⁻¹r is (r − G diag(s̄) (J⁻¹r of the others))/l2; with l2 = 0 no finite derivative exists and
@@ -82,16 +80,15 @@ def ridge_dual(problem: Problem) -> tuple[RidgeDual, Factor]:
     """
     root = problem.weight.sqrt()[..., None]
     present = root > 0
-    scaled = problem.X * root
     # An absent sample's row of N is l2 alone; one instead of zero keeps N regular and changes nothing else.
     absent = torch.where(present, 0.0, 1.0)[..., 0].diag_embed()
-    factor = factorise(scaled @ scaled.mT + _ridge(problem.l2, root.shape[-2]) + absent)
+    factor = factorise(root * G * root.mT + _ridge(problem.l2, root.shape[-2]) + absent)
     unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
     inverse = (unroot * factor.root) @ (factor.root * root).mT
     ridge = problem.l2[..., None, None]
     outer = torch.where(~present & (ridge > 0), 1 / torch.where(ridge > 0, ridge, 1.0), 0.0)
     identity = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
-    coupling = problem.X @ ((problem.X.mT * problem.weight[..., None, :]) @ inverse)
+    coupling = G @ (problem.weight[..., None] * inverse)
     return RidgeDual(inverse + outer * (identity - coupling)), factor
 
 
@@ -195,8 +192,7 @@ def _dual_hessian(problem: Problem, Lambda: Tensor, edges: Edges) -> Tensor:
     """M of `DualFace`, (b, E, E), with ones on the diagonal of the padding."""
     sample, direction = edges
     alpha, q = row_curvature(problem, problem.correlation(problem.Y - Lambda))
-    gram = (problem.X * alpha[..., None, :]) @ problem.X.mT
-    M = _rows_and_columns(gram, sample) / problem.l2[..., None, None]
+    M = _rows_and_columns(gram(problem.X, alpha), sample) / problem.l2[..., None, None]
     kappa = problem.dual_loss.conjugate_curvature(problem.l2)[..., None]
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)
     M = (M + _rows_and_columns((kappa / weight).diag_embed(), sample)) * (direction @ direction.mT)
@@ -232,8 +228,8 @@ def _bent_part(X: Tensor, q: Tensor, edges: Edges, limit: int = 2**22) -> Tensor
 def score_map(problem: Problem) -> Callable[[Tensor], Tensor]:
     """Θ → X W(Θ). Without a penalty it is linear, and all of it lives in the n×n Gram matrix."""
     if isinstance(problem.penalty, NoPenalty):
-        gram = problem.X @ problem.X.mT
-        return lambda Theta: gram @ (problem.weight[..., None] * Theta) / problem.l2[..., None, None]
+        G = gram(problem.X)
+        return lambda Theta: G @ (problem.weight[..., None] * Theta) / problem.l2[..., None, None]
     return lambda Theta: problem.scores(problem.coef_of(problem.correlation(Theta)))
 
 

@@ -12,16 +12,18 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .features import Features
+from .features import AllFeatures, Features
 from .losses import DualLoss, Loss, SmoothLoss
 from .penalties import NoPenalty, Partly, Penalty
+from .products import product
 
 
 class Problem(NamedTuple):
     """Tensors of one batch of problems; all share the leading batch dimensions.
 
     ``X`` (..., n, m), ``Y`` (..., n, k), ``weight`` = s̄ (..., n) with sum one (or zero: no sample at all),
-    ``l2`` (...). A tuple of tensors throughout, so that ``torch.utils._pytree`` takes it apart and together again.
+    ``l2`` (...). X may be of any floating dtype (see `products`), all else is float64. A tuple of tensors throughout,
+    so that ``torch.utils._pytree`` takes it apart and together again.
     """
 
     X: Tensor
@@ -55,8 +57,10 @@ class Problem(NamedTuple):
         return torch.zeros_like(self.X[..., 0, :, None], dtype=torch.bool)
 
     def restrict(self, features: Features) -> "Problem":
-        """The problem on some of the features."""
-        return self._replace(X=features.take(self.X), penalty=self.penalty.take(features))
+        """The problem on some of the features; where these are few, X is float64."""
+        X = features.take(self.X)
+        X = X if isinstance(features, AllFeatures) else X.to(torch.float64)
+        return self._replace(X=X, penalty=self.penalty.take(features))
 
     def objective(self, W: Tensor) -> Tensor:
         """P(W), (...)."""
@@ -158,11 +162,6 @@ class Problem(NamedTuple):
         bracket = self.penalty.value(W) - self.penalty.value(U) - ((V - self.ridge * U) * (W - U)).sum((-2, -1))
         norm = self.penalty.value(W) + self.penalty.conjugate(V) - (V * W).sum((-2, -1))
         return (strong * (W - U)).sum((-2, -1)) / 2 + torch.where(convex, bracket, norm).clamp_min(0)
-
-
-def product(A: Tensor, B: Tensor) -> Tensor:
-    """A @ B for a wide A and a narrow B, its columns contiguous in memory: several times faster in batches."""
-    return (B.mT @ A.mT).mT
 
 
 def relative(gap: Tensor, null_objective: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from . import implicit, solvers, validation
 from .features import Features
@@ -11,6 +12,9 @@ from .optimality import System
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
 from .solvers.result import Result
+
+# Entries of X, over the batch, up to which it is converted to float64 as a whole.
+WHOLE_UP_TO = 2**22
 
 
 class Options(NamedTuple):
@@ -72,6 +76,9 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
 def _solve_opaquely(
     problem: Problem, start: solvers.Start | None = None, *, options: Options, dtype: torch.dtype
 ) -> _Constants:
+    if not len(problem.X):
+        one = _solve_opaquely(_one_for_none(problem), options=options, dtype=dtype)
+        return pytree.tree_map(lambda t: t[:0], one)
     tol = options.tolerance(dtype)
     validation.values(problem)
     finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
@@ -106,6 +113,13 @@ def _solve_opaquely(
     )
 
 
+def _one_for_none(problem: Problem) -> Problem:
+    """A batch of one trivial problem, of the shapes of an empty batch: what its result is made of is not looked at."""
+    ones = pytree.tree_map(lambda t: t.new_ones(1, *t.shape[1:]), problem)
+    first = torch.arange(problem.Y.shape[-1], device=problem.Y.device) == 0
+    return ones._replace(Y=ones.Y * first)
+
+
 def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, Tensor]:
     """P − (a lower bound on the optimum), and a bound on ‖coef − coef*‖; without convexity no distance is known."""
     if result.lower is not None:
@@ -123,7 +137,16 @@ def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
 
 
 def _clean(problem: Problem, finite: Tensor) -> Problem:
-    """In float64, zeros for elements with NaN or infinities: their derivatives are then zero and harm nobody."""
-    shown = finite[..., None, None]
-    X = torch.where(shown, problem.X, 0.0).to(torch.float64)
-    return problem._replace(X=X, Y=torch.where(shown, problem.Y, 0.0))
+    """Zeros for elements with NaN or infinities: their derivatives are then zero and harm nobody.
+
+    X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts.
+    """
+    X = problem.X
+    if implicit.is_transformed(finite) or not bool(finite.all()):
+        shown = finite[..., None, None]
+        X, problem = torch.where(shown, X, 0.0), problem._replace(Y=torch.where(shown, problem.Y, 0.0))
+    if X.numel() <= WHOLE_UP_TO:
+        X = X.to(torch.float64)
+    elif X.dtype in (torch.float16, torch.bfloat16):
+        X = X.to(torch.float32)
+    return problem._replace(X=X)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .implicit import is_transformed
 from .losses import MulticlassHinge, Multinomial
 from .penalties import Box, Partly
 from .problem import Problem
@@ -101,8 +102,12 @@ def class_targets(Y: Tensor, X: Tensor, n_classes: int | None) -> Tensor:
     if Y.dim() < 1 or Y.shape[-1] != n:
         raise ValueError(f"Y: given shape {tuple(Y.shape)}, dtype {Y.dtype}, expected {expected}")
     if n_classes is None:
-        if torch._C._functorch.is_functorch_wrapped_tensor(Y):
+        if is_transformed(Y):
             raise ValueError("n_classes: given None, expected the number of classes: under vmap labels cannot be read")
+        if not Y.numel():
+            raise ValueError(
+                f"n_classes: given None, expected the number of classes: Y, {tuple(Y.shape)}, has no label"
+            )
         n_classes = max(int(Y.max()) + 1, 2)
     # A label out of range gives a row of zeros, which the check of values reports.
     return (Y[..., None] == torch.arange(n_classes, device=Y.device)).to(torch.float64)

@@ -2,7 +2,7 @@
 
 from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
 from .linear_solve import CG, GMRES, Dense, LinearReport, LinearSolve, NormalCG
-from .newton import attach, is_differentiated, opaque, with_value
+from .newton import attach, is_differentiated, is_transformed, opaque, with_value
 
 __all__ = [
     "CG",
@@ -17,6 +17,7 @@ __all__ = [
     "attach",
     "fixed_point",
     "is_differentiated",
+    "is_transformed",
     "opaque",
     "root",
     "with_value",

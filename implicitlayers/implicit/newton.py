@@ -43,8 +43,13 @@ def is_differentiated(tree: Any) -> bool:
     return any(_is_tracked(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
+def is_transformed(tensor: Tensor) -> bool:
+    """True inside a transform of `torch.func`, where no value may be looked at."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def _is_tracked(tensor: Tensor) -> bool:
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if is_transformed(tensor):
         return True
     if torch.is_grad_enabled() and tensor.requires_grad:
         return True

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..features import AllFeatures, Features, Support
 from ..optimality import row_curvature
-from ..problem import Problem, product
+from ..problem import Problem
+from ..products import gram, product, row_squares
 
 # Gathering the active features pays below this share of all features.
 GATHER_BELOW = 0.6
@@ -30,9 +31,7 @@ class QuadraticPart:
     """No penalty: R*(V) = ‖V‖²/(2 l2). The image of Θ is Z = XXᵀ diag(s̄) Θ/l2; all of it lives in the Gram matrix."""
 
     def __init__(self, problem: Problem) -> None:
-        gram = problem.X @ problem.X.mT / problem.l2[..., None, None]
-        # Products round differently on both sides of the diagonal; an unsymmetric model stalls at gaps of 1e-7.
-        self.gram = (gram + gram.mT) / 2
+        self.gram = gram(problem.X) / problem.l2[..., None, None]
         self.weight = problem.weight[..., None]
         self.model = self.gram * self.weight.sqrt() * self.weight.sqrt().mT
         self.scale = self.model.diagonal(dim1=-2, dim2=-1).mean(-1)
@@ -56,7 +55,7 @@ class PenalisedPart:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.root = problem.weight.sqrt()[..., None]
-        self.scale = (problem.X.square().sum(-1) * problem.weight).mean(-1) / problem.l2
+        self.scale = (row_squares(problem.X) * problem.weight).mean(-1) / problem.l2
 
     def image(self, Theta: Tensor) -> Tensor:
         """V, (b, m, k)."""
@@ -71,15 +70,15 @@ class PenalisedPart:
         problem = self.problem
         features = active_features(problem.coef_of(image))
         small, V = problem.restrict(features), features.take(image.mT).mT
-        scaled, l2 = small.X * self.root, problem.l2[..., None, None]
+        root, l2 = self.root, problem.l2[..., None, None]
         alpha, q = row_curvature(small, V)
-        model = (scaled * (alpha + q.square().sum(-1) / 2)[..., None, :]) @ scaled.mT / l2
+        model = root * gram(small.X, alpha + q.square().sum(-1) / 2) * root.mT / l2
 
         def hessian(D: Tensor) -> Tensor:
-            v = product(scaled.mT, D)
-            return product(scaled, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True)) / l2
+            v = product(small.X.mT, root * D)
+            return root * product(small.X, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True)) / l2
 
-        return Local(small.scores(small.coef_of(V)), (model + model.mT) / 2, hessian)
+        return Local(small.scores(small.coef_of(V)), model, hessian)
 
 
 ConjugatePart = QuadraticPart | PenalisedPart

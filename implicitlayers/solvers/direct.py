@@ -7,6 +7,7 @@ from ..features import AllFeatures
 from ..linear import Factor, factorise
 from ..optimality import RidgeDual, RidgePrimal, normal_equations, ridge_dual
 from ..problem import Problem
+from ..products import gram
 from .result import Result
 from .ties import derivative_error
 
@@ -28,9 +29,10 @@ def _solve_primal(problem: Problem) -> Result:
 
 
 def _solve_dual(problem: Problem) -> Result:
-    system, factor = ridge_dual(problem)
+    G = gram(problem.X)
+    system, factor = ridge_dual(problem, G)
     rho = system.inverse @ problem.Y
-    rho = rho - system.inverse @ system.residual(problem, rho)
+    rho = rho - system.inverse @ system.residual(problem, rho, G)
     coef = problem.correlation(rho)
     coef = _minimum_norm(problem, coef, factor.singular)
     return _result(problem, coef, system, rho, factor)

@@ -10,6 +10,7 @@ from ..losses import MulticlassHinge
 from ..optimality import DualFace, dual_face, score_map
 from ..penalties import Kinks
 from ..problem import Problem, relative
+from ..products import row_squares
 from . import dual_newton
 from .conjugate_part import active_features
 from .result import Result
@@ -132,7 +133,7 @@ def _margins(problem: Problem, at: _Point) -> Kinks:
 def _derivative_error(problem: Problem, at: _Point, face: DualFace, margins: Kinks, groups: Kinks) -> Tensor:
     """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
     step = face.step(at.small, face.residual(at.small, at.Lambda, score_map(at.small)))
-    norm = problem.X.square().sum(-1).sqrt()
+    norm = row_squares(problem.X).sqrt()
     scores = norm * (2 * at.gap / problem.l2).sqrt()[:, None]
     uncertainty = torch.where(at.Lambda > 0, step.abs(), 2 * scores[..., None])
     moved = problem.correlation(step).abs().amax((1, 2)) / problem.l2

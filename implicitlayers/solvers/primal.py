@@ -13,6 +13,7 @@ from torch import Tensor
 from ..features import Support
 from ..optimality import NormalMap, normal_map
 from ..problem import Problem
+from ..products import gram
 from .result import Result
 from .ties import at_kink, derivative_error
 
@@ -42,9 +43,10 @@ def better(new: Point, old: Point) -> Point:
 
 def step_length(problem: Problem) -> Tensor:
     """1/L with L the largest eigenvalue of the loss's and the ridge's Hessian, at most, (b,)."""
-    X = problem.X * problem.weight.sqrt()[..., None]
-    gram = X @ X.mT if X.shape[-2] <= X.shape[-1] else X.mT @ X
-    largest = torch.linalg.eigvalsh(gram)[..., -1].clamp_min(0)
+    n, m = problem.X.shape[-2:]
+    root = problem.weight.sqrt()[..., None]
+    G = root * gram(problem.X) * root.mT if n <= m else gram(problem.X.mT, problem.weight)
+    largest = torch.linalg.eigvalsh(G)[..., -1].clamp_min(0)
     smoothness = problem.smooth_loss.smoothness() * largest + problem.l2 + (0.0 if problem.gauge is None else 1.0)
     return torch.where(smoothness > 0, 1 / torch.where(smoothness > 0, smoothness, 1.0), 1.0)
 

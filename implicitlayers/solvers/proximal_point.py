@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem
+from ..products import row_squares
 from . import dual_newton
 from .primal import better, point, polish, result, step_length
 from .result import Result
@@ -23,7 +24,7 @@ REDUCTION = 0.01
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
     """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
     square = _square(problem)
-    scale = (square.X.square().sum(-1) * square.weight).mean(-1)
+    scale = (row_squares(square.X) * square.weight).mean(-1)
     share, n_iter, step = FIRST_SIGMA, 0, step_length(square)
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
     Lambda = square.scores(W)

@@ -23,6 +23,6 @@ def derivative_error(distance: Tensor, uncertainty: Tensor, factor: Factor) -> T
     their own size over such a distance, are wrong by about the ratio of the two, plus what rounding does to the solve.
     """
     ratio = torch.where(distance.isinf(), 0.0, uncertainty / torch.where(distance > 0, distance, 1e-300))
-    ratio = ratio.flatten(1).amax(-1) if ratio[0].numel() else torch.zeros_like(factor.condition)
+    ratio = ratio.flatten(1).amax(-1)
     rounding = torch.finfo(factor.root.dtype).eps * factor.condition
     return torch.where((ratio < 1) & ~factor.singular, ratio + rounding, torch.inf)

@@ -1,0 +1,53 @@
+"""Products with X in float64, whatever the dtype of X, without a copy of X in float64.
+
+Where dtypes differ, X is converted in chunks along its longer side. Where derivatives with respect to X are asked for,
+the product is taken in the dtype of X instead, because its backward pass would keep all chunks: the derivatives then
+have the precision of X, as their result does.
+"""
+
+import torch
+from torch import Tensor
+
+from .implicit import is_differentiated
+
+# Entries of a chunk, over the batch.
+CHUNK = 2**21
+
+
+def product(A: Tensor, B: Tensor) -> Tensor:
+    """A @ B for a wide A (X or Xᵀ) and a narrow B; columns contiguous in memory, several times faster in batches."""
+    if A.dtype == B.dtype:
+        return (B.mT @ A.mT).mT
+    if is_differentiated(A):
+        return (B.to(A.dtype).mT @ A.mT).mT.to(B.dtype)
+    if A.shape[-2] > A.shape[-1]:
+        return torch.cat([product(part.to(B.dtype), B) for part in _chunks(A, -2)], dim=-2)
+    parts = _chunks(A, -1)
+    rows = B.split([part.shape[-1] for part in parts], dim=-2)
+    return _sum([product(part.to(B.dtype), row) for part, row in zip(parts, rows, strict=True)])
+
+
+def gram(A: Tensor, weight: Tensor | None = None) -> Tensor:
+    """A diag(weight) Aᵀ in float64, symmetric to the last digit; ``weight`` (..., columns of A)."""
+    if A.dtype != torch.float64 and not is_differentiated(A):
+        parts = _chunks(A, -1)
+        sizes = [part.shape[-1] for part in parts]
+        weights = [None] * len(parts) if weight is None else weight.split(sizes, dim=-1)
+        return _sum([gram(part.to(torch.float64), w) for part, w in zip(parts, weights, strict=True)])
+    weighted = A if weight is None else A * weight[..., None, :].to(A.dtype)
+    product = (weighted @ A.mT).to(torch.float64)
+    # Products round differently on both sides of the diagonal; an unsymmetric model stalls at gaps of 1e-7.
+    return (product + product.mT) / 2
+
+
+def row_squares(X: Tensor) -> Tensor:
+    """‖xᵢ‖², (..., n), in float64."""
+    return torch.linalg.vector_norm(X, dim=-1, dtype=torch.float64).square()
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+
+def _chunks(A: Tensor, dim: int) -> tuple[Tensor, ...]:
+    return A.split(max(1, CHUNK * A.shape[dim] // max(1, A.numel())), dim=dim)
