@@ -1,4 +1,4 @@
-"""The same estimators in other libraries, at tight tolerance: coefficients and intercepts, the scalings of the README."""
+"""The same estimators in other libraries at tight tolerance, and with them the scalings that the README states."""
 
 import warnings
 
