@@ -182,20 +182,26 @@ class DualFace(NamedTuple):
         return still.scatter_add(-2, index, moved) * inverse
 
 
-def dual_face(problem: Problem, Lambda: Tensor) -> DualFace:
-    """The system at Λ (b, n, k), whose zeros are exact: they tell the face."""
+def dual_face(problem: Problem, Lambda: Tensor, diagonal: Tensor | None = None) -> DualFace:
+    """The system at Λ (b, n, k), whose zeros are exact: they tell the face; ``diagonal`` (b, n, k) adds to the Hessian
+    in s̄Λ.
+    """
     edges = problem.dual_loss.domain.edges(Lambda, problem.weight > 0)
-    return DualFace(edges, factorise(_dual_hessian(problem, Lambda, edges)))
+    return DualFace(edges, factorise(_dual_hessian(problem, Lambda, edges, diagonal)))
 
 
-def _dual_hessian(problem: Problem, Lambda: Tensor, edges: Edges) -> Tensor:
+def _dual_hessian(problem: Problem, Lambda: Tensor, edges: Edges, diagonal: Tensor | None) -> Tensor:
     """M of `DualFace`, (b, E, E), with ones on the diagonal of the padding."""
     sample, direction = edges
     alpha, q = row_curvature(problem, problem.correlation(problem.Y - Lambda))
     M = _rows_and_columns(gram(problem.X, alpha), sample) / problem.l2[..., None, None]
-    kappa = problem.dual_loss.conjugate_curvature(problem.l2)[..., None]
+    M = M * (direction @ direction.mT)
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)
-    M = (M + _rows_and_columns((kappa / weight).diag_embed(), sample)) * (direction @ direction.mT)
+    kappa = (problem.dual_loss.conjugate_curvature(problem.l2)[..., None] / weight)[..., None].expand_as(Lambda)
+    kappa = kappa if diagonal is None else kappa + diagonal
+    along = direction * kappa.gather(-2, sample[..., None].expand_as(direction))
+    same = sample[..., :, None] == sample[..., None, :]
+    M = M + torch.where(same, along @ direction.mT, 0.0)
     if not isinstance(problem.penalty, NoPenalty):
         M = M + _bent_part(problem.X, q, edges) / problem.l2[..., None, None]
     padding = (direction == 0).all(-1)

@@ -32,7 +32,7 @@ CG_STEPS = 12
 MODEL_STEPS, EXACT_MODEL_STEPS = 6, 12
 HALVINGS = 30
 # Steps without a better gap after which the search ends.
-PATIENCE = 25
+PATIENCE = 10
 
 
 class DualPoint(NamedTuple):
@@ -187,7 +187,7 @@ def _search(
             data = (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1)
             return data + part.value(Theta, image + t * moved)
 
-        length, reached = _backtrack(value, (slope * D).sum((-2, -1)))
+        length, reached = backtrack(value, (slope * D).sum((-2, -1)))
         return length, reached, moved
 
     target = step.newton
@@ -203,7 +203,7 @@ def _search(
     return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)
 
 
-def _backtrack(value: Callable[[Tensor], Tensor], descent: Tensor) -> tuple[Tensor, Tensor]:
+def backtrack(value: Callable[[Tensor], Tensor], descent: Tensor) -> tuple[Tensor, Tensor]:
     """Halve the step until F falls by a share of what its slope ``descent`` promises (Armijo); 0 if it never does."""
     length = torch.ones_like(descent)
     start = value(torch.zeros_like(descent))

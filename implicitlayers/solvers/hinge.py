@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..features import Features
 from ..losses import MulticlassHinge
@@ -11,7 +12,7 @@ from ..optimality import DualFace, dual_face, score_map
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from ..products import row_squares
-from . import dual_newton
+from . import barrier, dual_newton
 from .conjugate_part import active_features
 from .result import Result
 from .ties import at_kink, derivative_error
@@ -29,7 +30,7 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
     n_iter, scale = 0, problem.null_objective()
     for target in (max(tol, POLISH_BELOW), tol):
         found = dual_newton.minimise(problem, Lambda, target, max_iter - n_iter)
-        at, face = _polish(problem, found.Lambda)
+        at, face = _polish(problem, _unstuck(problem, found, target))
         Lambda, n_iter = at.Lambda, n_iter + found.n_iter
         if (relative(at.gap, scale) <= tol).all():
             break
@@ -68,6 +69,16 @@ def _competitors(problem: Problem) -> Tensor:
     others = torch.where(total > 0, others / torch.where(total > 0, total, 1.0), uniform)
     zero = (problem.coef_of(problem.correlation(problem.Y - others)) == 0).flatten(1).all(-1)
     return torch.where(zero[:, None, None], others, uniform)
+
+
+def _unstuck(problem: Problem, found: dual_newton.DualPoint, target: float) -> Tensor:
+    """Λ, with the elements whose gap stayed above the target solved again by the interior point, if they are small."""
+    stuck = (~(found.gap <= target)).nonzero().flatten()
+    if not len(stuck) or not barrier.is_small(problem):
+        return found.Lambda
+    part = pytree.tree_map(lambda t: t[stuck], problem)
+    last = target * part.null_objective() / (10 * problem.Y.shape[-1])
+    return found.Lambda.index_copy(0, stuck, barrier.minimise(part, found.Lambda[stuck], last))
 
 
 class _Point(NamedTuple):

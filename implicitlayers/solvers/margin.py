@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..domains import Simplex
-from ..implicit import opaque
+from ..implicit import opaque, with_value
 from ..penalties import GroupL2
 from ..problem import Problem
-from . import dual_newton
+from . import barrier, dual_newton
 
-STEPS, NEWTON_STEPS, PRECISION = 30, 30, 1e-10
+STEPS, NEWTON_STEPS, PRECISION, LAST_BARRIER = 20, 30, 1e-8, 1e-16
 
 
 class Competitor(NamedTuple):
@@ -66,23 +66,24 @@ class Competitor(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The U (b, m, k) of the lower bound and the Λ (b, n, k) of the upper one."""
+    """The U (b, m, k) of the best lower bound with the Λ (b, n, k) it came from, and the best ``upper`` bound (b,)."""
 
     U: Tensor
     Lambda: Tensor
+    upper: Tensor
 
 
 def hinge_l1_max(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Tensor:
     """l1_max, (...), for X (..., n, m), one-hot Y (..., n, k), s̄ (..., n) and a mask (..., k); float64.
 
-    Its first derivatives are exact, by the envelope theorem: those of ⟨U, V(Λ)⟩/Σ‖U_j‖ at the optimal pair, held
-    constant. Second derivatives are zero, hence wrong.
+    The value is the upper bound, whose Λ proves that W = 0 there; the two bounds meet to about 1e-5. First derivatives
+    are those of ⟨U, V(Λ)⟩/Σ‖U_j‖ at the optimal pair, held constant (the envelope theorem); second ones are wrong.
     """
     X = X.to(torch.float64)
     found: Bounds = opaque(lambda tree: _solve(*tree), (X, Y, weight, class_mask), weight.dim() - 1)
     V = X.mT @ (weight[..., None] * (Y - found.Lambda))
     size = found.U.norm(dim=-1).sum(-1)
-    return (found.U * V).sum((-2, -1)) / torch.where(size > 0, size, 1.0)
+    return with_value(found.upper, (found.U * V).sum((-2, -1)) / torch.where(size > 0, size, 1.0))
 
 
 def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
@@ -94,22 +95,25 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
     # In units in which the first upper bound is one; without any correlation l1_max is zero.
     X = X / torch.where(scale > 0, scale, 1.0)[:, None, None]
     l1 = torch.zeros_like(scale)
-    best = Bounds(X.mT @ (weight[..., None] * (Y - Lambda)), Lambda)
+    best = Bounds(X.mT @ (weight[..., None] * (Y - Lambda)), Lambda, _dual_norm(X, Y, weight, Lambda))
     for _ in range(STEPS):
         problem = Problem(X, Y, weight, Competitor(allowed), GroupL2(l1[:, None]), torch.ones_like(l1))
-        Lambda = dual_newton.minimise(problem, Lambda, 1e-20, NEWTON_STEPS).Lambda
+        if barrier.is_small(problem):
+            Lambda = barrier.minimise(problem, Lambda, torch.full_like(l1, LAST_BARRIER))
+        else:
+            Lambda = dual_newton.minimise(problem, Lambda, 1e-20, NEWTON_STEPS).Lambda
         U = problem.coef_of(problem.correlation(Y - Lambda))
         size = U.norm(dim=-1).sum(-1)
         ratio = -(weight * problem.loss.value(problem.scores(U), Y)).sum(-1) / torch.where(size > 0, size, 1.0)
         rises = (size > 0) & (ratio > l1)
-        best = Bounds(
-            *(torch.where(rises[:, None, None], new, old) for new, old in zip((U, Lambda), best, strict=True))
-        )
+        pick = rises[:, None, None]
+        upper = torch.minimum(best.upper, _dual_norm(X, Y, weight, Lambda))
+        best = Bounds(torch.where(pick, U, best.U), torch.where(pick, Lambda, best.Lambda), upper)
         step = torch.where(rises, ratio - l1, 0.0)
         l1 = l1 + step
         if (step <= PRECISION * l1).all():
             break
-    return best
+    return best._replace(upper=best.upper * scale)
 
 
 def _dual_norm(X: Tensor, Y: Tensor, weight: Tensor, Lambda: Tensor) -> Tensor:
