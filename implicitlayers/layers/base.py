@@ -64,7 +64,10 @@ class ArgminLayer(nn.Module):
         self._strengths: list[str] = []
 
     def _set_strength(self, name: str, value: Strength | Relative, positive: bool = False) -> None:
-        if not isinstance(value, Relative):
+        if isinstance(value, Relative):
+            if name != "l1":
+                raise ValueError(f"{name}: given {value}, expected a number or a tensor: only l1 can be Relative")
+        else:
             value = validation.strength(name, value, positive)
         self._strengths.append(name)
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
