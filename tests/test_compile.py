@@ -43,3 +43,10 @@ def test_one_graph_is_refused(inputs):
     torch._dynamo.reset()
     with pytest.raises(torch._dynamo.exc.TorchDynamoException):
         torch.compile(Model(), backend="eager", fullgraph=True)(*inputs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export_is_refused(inputs):
+    """For the same reason: what a solver does next depends on the data."""
+    with pytest.raises(RuntimeError, match="data-dependent"):
+        torch.export.export(Model(), inputs)
