@@ -27,9 +27,8 @@ def solve(problem: Problem, start: Start | None, tol: float, max_iter: int) -> R
     if isinstance(problem.penalty, Cardinality):
         return subset.solve(problem, start and start.theta, tol, max_iter)
     coef = start and start.coef
-    if isinstance(problem.penalty, L1) and problem.Y.shape[-1] == 1:
-        # With one target, entries are rows.
-        problem = problem._replace(penalty=GroupL2(problem.penalty.l1[:, None]))
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2):
         return proximal_point.solve(problem, coef, tol, max_iter)
+    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
+        return proximal_point.solve_entrywise(problem, coef, tol, max_iter)
     return proximal_gradient.solve(problem, coef, tol, max_iter)

@@ -25,7 +25,7 @@ def _solve_primal(problem: Problem) -> Result:
     # One refinement takes the error from cond·eps to about its square.
     coef = coef - system.factor.solve(A @ coef - B)
     coef = _minimum_norm(problem, coef, system.factor.singular)
-    return _result(problem, coef, system, coef, system.factor)
+    return _result(problem, coef, _residual(problem, coef), system, coef, system.factor)
 
 
 def _solve_dual(problem: Problem) -> Result:
@@ -35,7 +35,14 @@ def _solve_dual(problem: Problem) -> Result:
     rho = rho - system.inverse @ system.residual(problem, rho, G)
     coef = problem.correlation(rho)
     coef = _minimum_norm(problem, coef, factor.singular)
-    return _result(problem, coef, system, rho, factor)
+    # θ = l2·ρ belongs to W to the last digit, however large X; the residual does not.
+    l2 = problem.l2[:, None, None]
+    theta = torch.where(l2 > 0, l2 * rho, _residual(problem, coef))
+    return _result(problem, coef, theta, system, rho, factor)
+
+
+def _residual(problem: Problem, coef: Tensor) -> Tensor:
+    return problem.loss.dual_point(problem.scores(coef), problem.Y)
 
 
 def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
@@ -49,11 +56,13 @@ def _minimum_norm(problem: Problem, coef: Tensor, singular: Tensor) -> Tensor:
     return coef
 
 
-def _result(problem: Problem, coef: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, factor: Factor) -> Result:
+def _result(
+    problem: Problem, coef: Tensor, theta: Tensor, system: RidgePrimal | RidgeDual, state: Tensor, factor: Factor
+) -> Result:
     no_kinks = torch.full_like(problem.l2, torch.inf)[:, None]
     return Result(
         coef=coef,
-        theta=problem.loss.dual_point(problem.scores(coef), problem.Y),
+        theta=theta,
         features=AllFeatures(),
         system=system,
         state=state,

@@ -9,10 +9,11 @@ faster the smaller σ is (Li, Sun and Toh, 2018). Once the support stands, Newto
 import torch
 from torch import Tensor
 
+from ..penalties import L1, GroupL2
 from ..problem import Problem
 from ..products import row_squares
 from . import dual_newton
-from .primal import better, point, polish, result, step_length
+from .primal import Point, better, point, polish, result, step_length
 from .result import Result
 
 # σ starts at this share of the mean squared norm of a sample, and shrinks down to a smaller one.
@@ -23,6 +24,34 @@ REDUCTION = 0.01
 
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
     """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
+    at, n_iter = _solve(problem, start, tol, max_iter)
+    return result(problem, at, step_length(problem), n_iter)
+
+
+def solve_entrywise(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
+    """The Lasso: every target is a problem of its own, and its entries are groups of one."""
+    assert isinstance(problem.penalty, L1)
+    k = problem.Y.shape[-1]
+    columns = Problem(
+        X=problem.X.repeat_interleave(k, 0),
+        Y=_to_columns(problem.Y),
+        weight=problem.weight.repeat_interleave(k, 0),
+        loss=problem.loss,
+        penalty=GroupL2(problem.penalty.l1.repeat_interleave(k)[:, None]),
+        l2=problem.l2.repeat_interleave(k),
+    )
+    at, n_iter = _solve(columns, None if start is None else _to_columns(start), tol / 2, max_iter)
+    whole = point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT)
+    step = step_length(problem)
+    return result(problem, polish(problem, whole, step), step, n_iter)
+
+
+def _to_columns(A: Tensor) -> Tensor:
+    """(b, p, k) as (b·k, p, 1)."""
+    return A.mT.flatten(0, 1)[..., None]
+
+
+def _solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> tuple[Point, int]:
     square = _square(problem)
     scale = (row_squares(square.X) * square.weight).mean(-1)
     share, n_iter, step = FIRST_SIGMA, 0, step_length(square)
@@ -42,7 +71,7 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         W = inner.coef_of(inner.correlation(square.Y - Lambda) + offset)
         at = polish(problem, better(point(problem, W), at), step)
         share = max(SHRINK * share, LAST_SIGMA)
-    return result(problem, at, step, n_iter)
+    return at, n_iter
 
 
 def _square(problem: Problem) -> Problem:
