@@ -22,13 +22,6 @@ def soft_threshold(V: Tensor, threshold: Tensor) -> Tensor:
     return V - V.clamp(-threshold, threshold)
 
 
-def project_ball(V: Tensor, radius: Tensor, dim: int = -1) -> Tensor:
-    """Project every vector along ``dim`` on the ball of that radius: ``V − block_soft_threshold(V, radius)``."""
-    squared = V.square().sum(dim, keepdim=True)
-    outside = squared > radius.square()
-    return V * torch.where(outside, radius / torch.where(outside, squared, 1.0).sqrt(), 1.0)
-
-
 def project_simplex(v: Tensor, total: Tensor, allowed: Tensor, dim: int = -1) -> Tensor:
     """Project on ``{λ ≥ 0, Σ λ = total, λ = 0 where not allowed}`` along ``dim``.
 
