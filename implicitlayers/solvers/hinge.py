@@ -21,6 +21,8 @@ from .ties import at_kink, derivative_error
 SMALLEST_LAMBDA = 1e-12
 # Newton on the face begins below this gap; its steps; and the step in Λ after which its factor need not be made again.
 POLISH_BELOW = 1e-6
+# The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
+LAST_BARRIER = 1e-14
 POLISH_STEPS, SETTLED_STEP = 4, 1e-8
 
 
@@ -30,7 +32,10 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
     n_iter, scale = 0, problem.null_objective()
     for target in (max(tol, POLISH_BELOW), tol):
         found = dual_newton.minimise(problem, Lambda, target, max_iter - n_iter)
-        at, face = _polish(problem, _unstuck(problem, found, target))
+        at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
+        if face.factor.singular.any():
+            # Too many λ are free for the features in use: most of them are zeros that have not got there.
+            at, face = _polish(problem, _unstuck(problem, at.Lambda, face.factor.singular))
         Lambda, n_iter = at.Lambda, n_iter + found.n_iter
         if (relative(at.gap, scale) <= tol).all():
             break
@@ -71,14 +76,14 @@ def _competitors(problem: Problem) -> Tensor:
     return torch.where(zero[:, None, None], others, uniform)
 
 
-def _unstuck(problem: Problem, found: dual_newton.DualPoint, target: float) -> Tensor:
-    """Λ, with the elements whose gap stayed above the target solved again by the interior point, if they are small."""
-    stuck = (~(found.gap <= target)).nonzero().flatten()
+def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
+    """Λ, with the elements that are ``stuck`` (b,) solved again by the interior point, if they are small."""
+    stuck = stuck.nonzero().flatten()
     if not len(stuck) or not barrier.is_small(problem):
-        return found.Lambda
+        return Lambda
     part = pytree.tree_map(lambda t: t[stuck], problem)
-    last = target * part.null_objective() / (10 * problem.Y.shape[-1])
-    return found.Lambda.index_copy(0, stuck, barrier.minimise(part, found.Lambda[stuck], last))
+    last = LAST_BARRIER * part.null_objective()
+    return Lambda.index_copy(0, stuck, barrier.minimise(part, Lambda[stuck], last))
 
 
 class _Point(NamedTuple):
