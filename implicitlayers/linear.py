@@ -30,17 +30,22 @@ class Factor(NamedTuple):
 
 
 def factorise(M: Tensor) -> Factor:
-    """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only."""
+    """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only.
+
+    Cholesky is taken of M scaled to ones on the diagonal: that features have different units makes nothing singular.
+    """
     if M.shape[-1] == 0:
         nothing = torch.zeros(M.shape[0], dtype=M.dtype, device=M.device)
         return Factor(M, nothing > 0, nothing + 1)
-    lower, info = torch.linalg.cholesky_ex(M)
+    diagonal = M.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[..., None]
+    lower, info = torch.linalg.cholesky_ex(scale * M * scale.mT)
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
     regular = (info == 0) & (pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1))
     # NaN pivots compare false and count as singular; the identity stands in for them in the triangular solve.
     identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
     lower = torch.where(regular[:, None, None], lower, identity)
-    root = torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
+    root = scale * torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
     singular = ~regular
     if singular.any():
         root = root.clone()

@@ -41,6 +41,12 @@ class SmoothLoss(Loss, Protocol):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """The Hessian ∂²ℓ(z), (..., n, k, k)."""
 
+    def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
+        """argmin_z ℓ(z) + ⟨θ, z⟩ + (τ/2)‖z − z⁰‖², ``tau`` (...): the scores at which −∇ℓ − τ(z − z⁰) is θ.
+
+        τ > 0, unless the loss is strongly convex.
+        """
+
     def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
         """A feasible dual point near Θ whose weighted sum over samples is zero, as an intercept asks."""
 
@@ -101,6 +107,11 @@ class Squared(NamedTuple):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """The identity."""
         return torch.ones_like(Z).diag_embed()
+
+    def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
+        """(y − θ + τz⁰)/(1 + τ)."""
+        tau = tau[..., None, None]
+        return (Y - Theta + tau * Z0) / (1 + tau)
 
     def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
         """Θ less its weighted mean."""
@@ -168,6 +179,28 @@ class Multinomial(NamedTuple):
         P = self._probabilities(Z)
         return P.diag_embed() - P[..., :, None] * P[..., None, :]
 
+    def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
+        """τz + p = c with p = softmax(z), c = τz⁰ + y − θ.
+
+        With ν = logsumexp(z), p/τ + log(p/τ) = c/τ − ν − log τ: p = τω(·), ω the Wright function, and ν is where they
+        sum to one. The sum is convex in ν and falls: from ν = (max c − 1)/τ, where it is at least one, Newton's method
+        only ever moves up, to the root.
+        """
+        tau = tau[..., None, None]
+        c = self._masked(tau * Z0 + Y - Theta)
+        largest = c.amax(-1, keepdim=True)
+        # From the largest score, so that no two large numbers are subtracted; ν is counted from there, too.
+        level = (c - largest) / tau - tau.log()
+        nu = (-1 / tau).expand_as(largest)
+        for _ in range(50):
+            u = wright_omega(level - nu)
+            step = (u.sum(-1, keepdim=True) - 1 / tau) / (u / (1 + u)).sum(-1, keepdim=True)
+            nu = nu + step
+            if (step <= 1e-15 * (1 + nu.abs())).all():
+                break
+        u = wright_omega(level - nu)
+        return torch.where(self.class_mask[..., None, :], largest / tau - u + (c - largest) / tau, Z0 - Theta / tau)
+
     def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
         """Θ less its weighted mean, mixed with Y − Ȳ, which is balanced and interior, until p = y − θ ≥ 0."""
         means = _mean(Y, weight)
@@ -227,6 +260,12 @@ class Huber(NamedTuple):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """One where |y − z| ≤ δ, else zero."""
         return ((Y - Z).abs() <= self.delta[..., None, None]).to(Z.dtype).diag_embed()
+
+    def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
+        """As for the squared loss where that residual is within ±δ; else z⁰ − (θ ± δ)/τ."""
+        tau, delta = tau[..., None, None], self.delta[..., None, None]
+        residual = (tau * (Z0 - Y) - Theta) / (1 + tau)
+        return torch.where(residual.abs() <= delta, Y + residual, Z0 - (Theta + delta * residual.sign()) / tau)
 
     def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
         """Θ less its weighted mean, scaled back to ±δ."""
@@ -300,6 +339,18 @@ class MulticlassHinge(NamedTuple):
     def conjugate_curvature(self, like: Tensor) -> Tensor:
         """The Hessian of the conjugate is γ times the identity."""
         return self.smoothing
+
+
+def wright_omega(y: Tensor) -> Tensor:
+    """ω with ω + log ω = y, by two steps of fourth order (Fritsch, Shafer and Crowley, 1973); 0 at −∞."""
+    tiny = y < -700
+    y = torch.where(tiny, 0.0, y)
+    w = torch.where(y > 1, y - y.clamp_min(1).log(), (y.clamp_max(1) - 0.3 * (y + 2).clamp(0, 3)).exp())
+    for _ in range(2):
+        r = y - w - w.log()
+        a = (1 + w) * (1 + w + 2 / 3 * r)
+        w = w * (1 + r / (1 + w) * (a - r / 2) / (a - r))
+    return torch.where(tiny, 0.0, w)
 
 
 def _mean(A: Tensor, weight: Tensor) -> Tensor:

@@ -61,14 +61,13 @@ class RidgeDual(NamedTuple):
 
     def attach(self, problem: Problem, rho: Tensor, order: int) -> Tensor:
         """Coefficients (..., m, k) with derivatives."""
-        G = gram(problem.X)
-        rho = attach(rho, lambda rho: self.residual(problem, rho, G), lambda r: self.inverse @ r, order)
+        rho = attach(rho, lambda rho: self.residual(problem, rho), lambda r: self.inverse @ r, order)
         return problem.correlation(rho)
 
     @staticmethod
-    def residual(problem: Problem, rho: Tensor, G: Tensor) -> Tensor:
-        """G diag(s̄) ρ + l2·ρ − Y, with the Gram matrix G = XXᵀ."""
-        return G @ (problem.weight[..., None] * rho) + problem.l2[..., None, None] * rho - problem.Y
+    def residual(problem: Problem, rho: Tensor) -> Tensor:
+        """XXᵀ diag(s̄) ρ + l2·ρ − Y, by thin products: the backward pass of a Gram matrix would hold X twice more."""
+        return problem.scores(problem.correlation(rho)) + problem.l2[..., None, None] * rho - problem.Y
 
 
 def ridge_dual(problem: Problem, G: Tensor) -> tuple[RidgeDual, Factor]:
@@ -162,7 +161,9 @@ class DualFace(NamedTuple):
 
     def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
         """Coefficients (..., S, k) with derivatives."""
-        scores = score_map(problem)
+        def scores(Theta: Tensor) -> Tensor:
+            return problem.scores(problem.coef_of(problem.correlation(Theta)))
+
         Lambda = attach(Lambda, lambda L: self.residual(problem, L, scores), lambda r: self.step(problem, r), order)
         return problem.coef_of(problem.correlation(problem.Y - Lambda))
 

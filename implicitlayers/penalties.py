@@ -306,7 +306,10 @@ class Box(NamedTuple):
         return Curvature.entrywise(free.to(V.dtype))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
-        """At l1 and upper + l1, if upper > 0, and −l1 and lower − l1, if lower < 0, against the largest |V|."""
+        """At l1 and upper + l1, if upper > 0, and −l1 and lower − l1, if lower < 0.
+
+        What is free is measured against the largest |W|, what is not against the largest pull on it, |V − W|.
+        """
         l1, lower, upper = ((x * 1.0)[..., None, None] for x in (self.l1 * step, self.lower, self.upper))
         smooth_at_zero = (l1 == 0) & (lower < 0) & (upper > 0)
         distances = [
@@ -315,7 +318,10 @@ class Box(NamedTuple):
             torch.where((upper > 0) & upper.isfinite(), (V - l1 - upper).abs(), torch.inf),
             torch.where((lower < 0) & lower.isfinite(), (V + l1 - lower).abs(), torch.inf),
         ]
-        scale = V.abs().amax((-2, -1), keepdim=True).expand_as(V)
+        free = self.curvature(V, step).across > 0
+        W = self.prox(V, step)
+        size, pull = (x.abs().amax((-2, -1), keepdim=True).expand_as(V) for x in (W, V - W))
+        scale = torch.where(free, size, pull)
         return Kinks(torch.stack(distances).amin(0), torch.where(scale > 0, scale, 1.0))
 
     def take(self, features: Features) -> "Box":
@@ -354,12 +360,15 @@ class ColumnSimplex(NamedTuple):
         return Curvature(free, torch.zeros_like(V), unit, column)
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
-        """At the threshold of the projection, against the total."""
+        """At the threshold of the projection: what is positive against the total, what is not against the farthest."""
         W = self.prox(V, step)
         inside = W > 0
         threshold = torch.where(inside, V - W, -torch.inf).amax(-2, keepdim=True)
-        distance = torch.where(self.allowed[..., None], (V - threshold).abs(), torch.inf)
-        return Kinks(distance, self.total[..., None, None].expand_as(V))
+        allowed = self.allowed[..., None]
+        distance = torch.where(allowed, (V - threshold).abs(), torch.inf)
+        farthest = torch.where(allowed & ~inside, distance, 0.0).amax((-2, -1), keepdim=True)
+        total = self.total[..., None, None].expand_as(V)
+        return Kinks(distance, torch.where(inside | (farthest <= 0), total, farthest))
 
     def take(self, features: Features) -> "ColumnSimplex":
         """On these features: those left out are zero."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from .features import AllFeatures, Features
 from .losses import DualLoss, Loss, SmoothLoss
 from .penalties import NoPenalty, Partly, Penalty
-from .products import product
+from .products import product, transposed_product
 
 
 class Problem(NamedTuple):
@@ -76,7 +76,7 @@ class Problem(NamedTuple):
 
     def correlation(self, Theta: Tensor) -> Tensor:
         """V = Xᵀ diag(s̄) Θ, (..., m, k)."""
-        return product(self.X.mT, self.weight[..., None] * Theta)
+        return transposed_product(self.X, self.weight[..., None] * Theta)
 
     def scores(self, W: Tensor) -> Tensor:
         """Z = XW, (..., n, k)."""

@@ -27,6 +27,11 @@ def product(A: Tensor, B: Tensor) -> Tensor:
     return _sum([product(part.to(B.dtype), row) for part, row in zip(parts, rows, strict=True)])
 
 
+def transposed_product(A: Tensor, B: Tensor) -> Tensor:
+    """Aᵀ @ B. Its derivative with respect to A comes in the layout of A: autograd adds to it in place."""
+    return (B.mT @ A).mT if A.dtype == B.dtype else product(A.mT, B)
+
+
 def gram(A: Tensor, weight: Tensor | None = None) -> Tensor:
     """A diag(weight) Aᵀ in float64, symmetric to the last digit; ``weight`` (..., columns of A)."""
     if A.dtype != torch.float64 and not is_differentiated(A):

@@ -12,7 +12,13 @@ def _minimum(W, objective):
     with warnings.catch_warnings():
         # At these tolerances the solver may say that it could not do better: the tests judge the result themselves.
         warnings.simplefilter("ignore")
-        problem.solve(solver="CLARABEL", tol_gap_abs=1e-14, tol_gap_rel=1e-14, tol_feas=1e-13)
+        # On some processors it gives up at the tightest; what it reaches at the next is held to the same error.
+        for tol in (1e-14, 1e-12, 1e-10):
+            try:
+                problem.solve(solver="CLARABEL", tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=10 * tol)
+                break
+            except cp.error.SolverError:
+                continue
     assert problem.status in ("optimal", "optimal_inaccurate")
     return W.value, problem.value, (1e-6 if problem.status == "optimal" else 1e-5) * max(np.abs(W.value).max(), 1e-3)
 

@@ -94,15 +94,15 @@ print(peak * 1024 / (n * m * 8))
 
 
 @pytest.mark.parametrize(
-    ("layer", "targets", "bound"),
+    ("layer", "targets"),
     [
-        ("il.Lasso(il.Relative(0.3))", "X.detach()[:, :1].clone()", 4),
-        ("il.GroupLasso(il.Relative(0.3))", "X.detach()[:, :2].clone()", 4),
-        ("il.MulticlassSVM(0.1, 0.3)", "torch.arange(n) % 5", 4),
+        ("il.Lasso(il.Relative(0.3))", "X.detach()[:, :1].clone()"),
+        ("il.GroupLasso(il.Relative(0.3))", "X.detach()[:, :2].clone()"),
+        ("il.MulticlassSVM(0.1, 0.3)", "torch.arange(n) % 5"),
     ],
 )
-def test_memory_with_many_features(layer, targets, bound):
-    """optimistix#93, Theseus#596, DeepEMD#45: forward and backward take three times the memory of X, beside X."""
+def test_memory_with_many_features(layer, targets):
+    """optimistix#93, Theseus#596, DeepEMD#45: forward and backward within three times the memory of X, X included."""
     code = MEMORY.format(layer=layer, targets=targets)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(run.stdout) <= bound
+    assert float(run.stdout) <= 3

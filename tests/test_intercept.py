@@ -45,6 +45,20 @@ def test_a_shift_of_the_features_goes_into_the_intercept(make):
     assert relative_error(shifted_b, b - shift @ W) <= 1e-8
 
 
+SQUARED = {name: make for name, make in REGRESSION.items() if name != "huber"}
+
+
+@pytest.mark.parametrize("make", SQUARED.values(), ids=SQUARED)
+def test_with_the_squared_loss_it_is_the_layer_on_centred_data(make):
+    X, Y, weight = data()
+    s = (weight / weight.sum(-1, keepdim=True))[..., None]
+    x, y = (s * X).sum(-2, keepdim=True), (s * Y).sum(-2, keepdim=True)
+    W, b = make(fit_intercept=True, tol=1e-12)(X, Y, sample_weight=weight)
+    centred = make(tol=1e-12)(X - x, Y - y, sample_weight=weight)
+    assert relative_error(W, centred) <= 1e-9
+    assert relative_error(b, (y - x @ centred)[..., 0, :]) <= 1e-9
+
+
 @regressions
 def test_predictions_add_the_intercept(make):
     X, Y, _ = data()

@@ -9,7 +9,7 @@ import implicitlayers as il
 
 N, M = 24, 10
 GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
-WEIGHTS = torch.tensor([1.0, 0.5, 1.5, 0.8], dtype=torch.float64)
+WEIGHTS = torch.tensor([1.3, 0.5, 1.5, 0.8], dtype=torch.float64)
 SPARSE = {
     "lasso": (il.Lasso, {}),
     "elastic_net": (il.ElasticNet, {"l2": 0.1}),
@@ -43,7 +43,7 @@ def test_zero_at_l1_max_and_not_below(layer, options):
     X, Y, weight = data(layer)
     largest = layer(l1=1.0, **options).l1_max(X, Y, sample_weight=weight)
     above = layer(l1=largest * (1 + 1e-9), **options).solve(X, Y, sample_weight=weight)
-    below = layer(l1=largest * (1 - 1e-4), **options).solve(X, Y, sample_weight=weight)
+    below = layer(l1=largest * (1 - 1e-6), tol=1e-14, **options).solve(X, Y, sample_weight=weight)
     assert (above.coef == 0).all()
     assert above.converged.all()
     assert below.support.any(-1).all()
@@ -121,6 +121,15 @@ def test_a_path_is_its_solutions(layer, options):
         alone = layer(l1=l1, **options).solve(X, Y, sample_weight=weight)
         assert relative_error(path.coef[i], alone.coef, floor=1e-3) <= 1e-4
         assert (path.gap[i] <= 1e-9).all()
+
+
+@pytest.mark.parametrize("layer", [il.Lasso, il.GroupLasso, il.HuberRegression, il.LogisticRegression])
+def test_a_path_needs_fewer_iterations_than_its_solutions(layer):
+    """Each begins where the one before ended."""
+    X, Y, _ = data(layer)
+    l1s = layer(l1=1.0).l1_max(X, Y).max() * torch.logspace(-0.1, -2, 20, dtype=torch.float64)
+    alone = sum(layer(l1=float(l1)).solve(X, Y).n_iter for l1 in l1s)
+    assert (2 * layer(l1=1.0).path(X, Y, l1s).n_iter.sum(0) < alone).all()
 
 
 def test_a_path_needs_strengths():

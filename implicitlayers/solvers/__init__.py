@@ -5,9 +5,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..losses import MulticlassHinge, Squared
-from ..penalties import L1, Cardinality, GroupL2, NoPenalty
+from ..penalties import L1, Cardinality, NoPenalty
 from ..problem import Problem
-from . import direct, hinge, proximal_gradient, proximal_point, subset
+from . import direct, hinge, proximal_point, subset
 from .result import Result
 
 
@@ -27,8 +27,6 @@ def solve(problem: Problem, start: Start | None, tol: float, max_iter: int) -> R
     if isinstance(problem.penalty, Cardinality):
         return subset.solve(problem, start and start.theta, tol, max_iter)
     coef = start and start.coef
-    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2):
-        return proximal_point.solve(problem, coef, tol, max_iter)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
         return proximal_point.solve_entrywise(problem, coef, tol, max_iter)
-    return proximal_gradient.solve(problem, coef, tol, max_iter)
+    return proximal_point.solve(problem, coef, tol, max_iter)

@@ -32,7 +32,7 @@ def _solve_dual(problem: Problem) -> Result:
     G = gram(problem.X)
     system, factor = ridge_dual(problem, G)
     rho = system.inverse @ problem.Y
-    rho = rho - system.inverse @ system.residual(problem, rho, G)
+    rho = rho - system.inverse @ system.residual(problem, rho)
     coef = problem.correlation(rho)
     coef = _minimum_norm(problem, coef, factor.singular)
     # θ = l2·ρ belongs to W to the last digit, however large X; the residual does not.

@@ -36,17 +36,19 @@ PATIENCE = 10
 
 
 class DualPoint(NamedTuple):
-    """``Lambda`` (b, n, k), the relative ``gap`` (b,) it certifies, and the number of steps taken."""
+    """``Lambda`` (b, n, k), the relative ``gap`` (b,) it certifies, and the steps (b,) in which an element moved."""
 
     Lambda: Tensor
     gap: Tensor
-    n_iter: int
+    n_iter: Tensor
 
 
 def minimise(
-    problem: Problem, Lambda: Tensor, tol: float | Tensor, max_iter: int, offset: Tensor | None = None
+    problem: Problem, Lambda: Tensor, tol: float | Tensor, max_iter: int | Tensor, offset: Tensor | None = None
 ) -> DualPoint:
     """Minimise F from ``Lambda`` until every element's relative gap is at most ``tol``, or no step helps any more.
+
+    ``tol`` and ``max_iter``, the most steps, are numbers or one per element (b,).
 
     ``offset`` (b, m, k) states a proximal term: with offset σW₀ and l2 = l2′ + σ the problem is the one with l2′ plus
     (σ/2)‖W − W₀‖², and so is the gap.
@@ -57,20 +59,21 @@ def minimise(
     image = image if offset is None else image + offset
     damping = Damping(part.scale)
     best, best_gap, idle = Lambda, torch.full_like(null, torch.inf), 0
-    for n_iter in range(max_iter + 1):
+    n_iter = torch.zeros_like(null, dtype=torch.int64)
+    while True:
         local = part.local(image)
         samples = problem.loss.fenchel_young(local.scores, problem.Y - Lambda, problem.Y)
         gap = relative((problem.weight * samples).sum(-1), null)
         idle = 0 if ((gap < 0.9 * best_gap) & (best_gap > tol)).any() else idle + 1
         best = torch.where((gap < best_gap)[:, None, None], Lambda, best)
         best_gap = torch.minimum(gap, best_gap)
-        live = gap > tol
-        if not live.any() or idle > PATIENCE or n_iter == max_iter:
-            break
+        live = (gap > tol) & (n_iter < max_iter)
+        if not live.any() or idle > PATIENCE:
+            return DualPoint(best, best_gap, n_iter)
+        n_iter = n_iter + live.to(torch.int64)
         step = _model_step(problem, Lambda, local, damping.value)
         length, Lambda, image = _search(problem, part, Lambda, image, local, step, live)
         damping.update(live, length, step.settled)
-    return DualPoint(best, best_gap, n_iter)
 
 
 class Damping:

@@ -29,7 +29,7 @@ POLISH_STEPS, SETTLED_STEP = 4, 1e-8
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    n_iter, scale = 0, problem.null_objective()
+    n_iter, scale = torch.zeros_like(problem.l2, dtype=torch.int64), problem.null_objective()
     for target in (max(tol, POLISH_BELOW), tol):
         found = dual_newton.minimise(problem, Lambda, target, max_iter - n_iter)
         at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
@@ -53,7 +53,7 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         # Without any feature in use nothing depends on Λ, and that its system is singular is of no consequence.
         singular=face.factor.singular & (coef != 0).flatten(1).any(-1),
         derivative_error=_derivative_error(problem, at, face, margins, groups),
-        n_iter=torch.full_like(problem.l2, n_iter, dtype=torch.int64),
+        n_iter=n_iter,
     )
 
 

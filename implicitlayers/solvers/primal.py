@@ -52,9 +52,17 @@ def step_length(problem: Problem) -> Tensor:
 
 
 def polish(problem: Problem, at: Point, step: Tensor) -> Point:
-    """Newton on the support until W stands still, where that lowers the gap."""
-    for _ in range(POLISH_STEPS if (at.gap < POLISH_BELOW).any() else 0):
-        features, small, system, v = linearised(problem, at, step)
+    """Newton on the support until W stands still, where that lowers the gap.
+
+    Elements far from their solution, which shows in the gap or in more features than n·k equations determine, wait.
+    """
+    size = problem.Y.shape[-2] * problem.Y.shape[-1]
+    for _ in range(POLISH_STEPS):
+        chosen, v = _support(problem, at, step)
+        ready = (at.gap < POLISH_BELOW) & (chosen.sum(-1) <= size)
+        if not ready.any():
+            break
+        features, small, system, v = _linearised(problem, chosen & ready[:, None], v, step)
         v = v - system.solve(system.residual(small, v))
         W = features.put(small.penalty.prox(v, step), problem.X.shape[-1])
         new = better(point(problem, W), at)
@@ -65,19 +73,25 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
     return at
 
 
-def linearised(problem: Problem, at: Point, step: Tensor) -> tuple[Support, Problem, NormalMap, Tensor]:
-    """The support after a proximal-gradient step, the problem on it, the normal map there and its unknown v."""
+def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:
+    """The support (b, m) after a proximal-gradient step, and v (b, m, k), of which that is the prox."""
     v = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
-    chosen = (problem.penalty.prox(v, step) != 0).any(-1)
-    features = Support.of(chosen | problem.intercept[..., 0])
+    return (problem.penalty.prox(v, step) != 0).any(-1) | problem.intercept[..., 0], v
+
+
+def _linearised(
+    problem: Problem, chosen: Tensor, v: Tensor, step: Tensor
+) -> tuple[Support, Problem, NormalMap, Tensor]:
+    """The problem on the ``chosen`` features, the normal map there and its unknown v."""
+    features = Support.of(chosen)
     small, v = problem.restrict(features), features.take(v.mT).mT
     return features, small, normal_map(small, v, step, features.real), v
 
 
-def result(problem: Problem, at: Point, step: Tensor, n_iter: int) -> Result:
+def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor) -> Result:
     """What the solver hands over."""
-    features, small, system, v = linearised(problem, at, step)
-    V = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
+    chosen, V = _support(problem, at, step)
+    features, small, system, v = _linearised(problem, chosen, V, step)
     kinks = problem.penalty.kinks(V, step)
     # How far V may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
     # Newton's next step.
@@ -93,5 +107,5 @@ def result(problem: Problem, at: Point, step: Tensor, n_iter: int) -> Result:
         degenerate=at_kink(kinks),
         singular=system.factor.singular,
         derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], system.factor),
-        n_iter=torch.full_like(problem.l2, n_iter, dtype=torch.int64),
+        n_iter=n_iter,
     )
