@@ -161,6 +161,7 @@ class DualFace(NamedTuple):
 
     def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
         """Coefficients (..., S, k) with derivatives."""
+
         def scores(Theta: Tensor) -> Tensor:
             return problem.scores(problem.coef_of(problem.correlation(Theta)))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import labels, normal, one_hot, relative_error, uniform
+from oracles import solve_tightly
 from sklearn import linear_model, svm
 
 import implicitlayers as il
@@ -131,9 +132,7 @@ def convex(X, loss, penalty, fit_intercept, constraints=lambda W: []):
     W, b = cp.Variable((M, K)), cp.Variable((1, K))
     Z = X.numpy() @ W + (np.ones((N, 1)) @ b if fit_intercept else 0)
     problem = cp.Problem(cp.Minimize(loss(Z) + penalty(W)), constraints(W))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        problem.solve(solver="CLARABEL", tol_gap_abs=1e-14, tol_gap_rel=1e-14, tol_feas=1e-13)
+    solve_tightly(problem)
     # Where Clarabel says that it came only close, its coefficients are good to about 1e-5.
     tolerance = TOLERANCE if problem.status == "optimal" else 10 * TOLERANCE
     return W.value, (b.value if fit_intercept else np.zeros((1, K)))[0], problem.value, tolerance

@@ -7,8 +7,6 @@ needed, since they converge the faster the smaller σ and τ are (Li, Sun and To
 on it ends the search at rounding.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 

@@ -2,10 +2,9 @@
 
     minimise over W    Σᵢ s̄ᵢ [ℓ(zᵢ) + (τ/2)‖zᵢ − z⁰ᵢ‖²] + R(W) + (σ/2)‖W − W⁰‖²,    z = XW
 
-The dual, F(Θ) = Σᵢ s̄ᵢ ℓτ*(−θᵢ) + Rσ*(V) with V = Xᵀ diag(s̄) Θ + σW⁰, is convex and has a Lipschitz gradient, kinks of the
-penalty and of the loss included: no support has to be guessed, and a descent direction is one step of Newton's method.
-With z(θ) the scores whose dual point θ is, θ = −∇ℓ(z) − τ(z − z⁰), D = ∂²ℓ(z) + τ, C the derivative of prox at V, ρ = l2 + σ
-and g = XW(V) − z,
+The dual, F(Θ) = Σᵢ s̄ᵢ ℓτ*(−θᵢ) + Rσ*(V) with V = Xᵀ diag(s̄) Θ + σW⁰, is convex with a Lipschitz gradient, whatever kinks
+penalty and loss have: no support has to be guessed, and Newton's step is a direction of descent. With z(θ) the scores
+whose dual point is θ = −∇ℓ(z) − τ(z − z⁰), D = ∂²ℓ(z) + τ, C the derivative of prox at V, ρ = l2 + σ, g = XW(V) − z,
 
     ∇F = s̄g,    Newton:  δz = g + XδW,  δθ = −Dδz,  δW = (C/ρ) Xᵀ diag(s̄) δθ
 
@@ -24,6 +23,7 @@ from ..features import Support
 from ..problem import Problem, relative
 from .dual_newton import backtrack
 from .simplex_qp import cholesky
+
 
 class Proximal(NamedTuple):
     """A problem with its proximal terms: centres ``W0`` (b, m, k) and ``Z0`` = XW0 (b, n, k), σ row by row
