@@ -306,8 +306,6 @@ def test_binary_svm_minimises_the_hinge_of_its_documentation(smoothing):
 
 
 DRAWS = 300
-# Where a loss without ridge has no curvature, or the dual is not unique, a few draws need more than the defaults.
-HARD = (*HINGES, "huber_l1", "logistic_l1")
 
 
 def ill_conditioned(X, how, seed=11):
@@ -323,8 +321,8 @@ def ill_conditioned(X, how, seed=11):
 
 
 @pytest.mark.parametrize("how", ["generic", "scales", "correlated"])
-@pytest.mark.parametrize("name", [name for name in CASES if name not in HARD])
-def test_generic_problems_are_certified_at_the_default_tolerance(name, how):
+@pytest.mark.parametrize(("name", "fit_intercept"), VARIANTS)
+def test_generic_problems_are_certified_at_the_default_tolerance(name, fit_intercept, how):
     """Hundreds of draws, none flagged: gaps of 1e-9, in float32 1e-6; strengths in proportion to the features."""
     case = CASES[name]
     arguments = case.arguments(DRAWS, seed=11)
@@ -334,9 +332,10 @@ def test_generic_problems_are_certified_at_the_default_tolerance(name, how):
     scaled = {key: arguments[key] * square**power for key, power in powers.items() if key in arguments}
     for dtype, gap in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
         given = {**arguments, **scaled, "X": X.to(dtype)}
-        solution = case.solve(given, tol=None, on_fail="ignore")
+        solution = case.solve(given, tol=None, on_fail="ignore", fit_intercept=fit_intercept)
         assert (solution.gap <= gap).all()
         assert solution.converged.all()
-        # Where features have scales far apart, supports with and without a small one tie.
-        if name != "sparse_ridge":
+        # Where features have scales far apart, supports with and without a small one tie; and a hinge's margins, which
+        # nearly as many samples can attain as there are features, do so within the little that small ones contribute.
+        if how == "generic" or name not in ("sparse_ridge", *HINGES):
             assert (solution.status == 0).all()

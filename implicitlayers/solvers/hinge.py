@@ -21,6 +21,8 @@ from .ties import at_kink, derivative_error
 SMALLEST_LAMBDA = 1e-12
 # Newton on the face begins below this gap; its steps; and the step in Λ after which its factor need not be made again.
 POLISH_BELOW = 1e-6
+# The gap at which a tie is one.
+DECIDED = 1e-13
 # The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
 LAST_BARRIER = 1e-14
 POLISH_STEPS, SETTLED_STEP = 4, 1e-8
@@ -30,18 +32,22 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     n_iter, scale = torch.zeros_like(problem.l2, dtype=torch.int64), problem.null_objective()
-    for target in (max(tol, POLISH_BELOW), tol):
-        found = dual_newton.minimise(problem, Lambda, target, max_iter - n_iter)
-        at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
+    unsure = scale >= 0
+    for target in (max(tol, POLISH_BELOW), tol, min(tol, DECIDED)):
+        targets = torch.where(unsure, target, torch.inf)
+        found = dual_newton.minimise(problem, Lambda, targets, max_iter - n_iter)
+        at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= targets)))
         if face.factor.singular.any():
             # Too many λ are free for the features in use: most of them are zeros that have not got there.
             at, face = _polish(problem, _unstuck(problem, at.Lambda, face.factor.singular))
         Lambda, n_iter = at.Lambda, n_iter + found.n_iter
-        if (relative(at.gap, scale) <= tol).all():
+        margins, groups = _margins(problem, at), _groups(problem, at)
+        degenerate = at_kink(margins) | at_kink(groups)
+        # What looks like a tie may be a λ that has not quite got to zero.
+        unsure = ~(relative(at.gap, scale) <= tol) | degenerate
+        if not unsure.any():
             break
     theta = problem.Y - at.Lambda
-    margins = _margins(problem, at)
-    groups = problem.penalty.kinks(problem.correlation(theta) / problem.l2[:, None, None], 1 / problem.l2)
     coef = at.features.put(at.small.coef_of(at.small.correlation(theta)), problem.X.shape[-1])
     return Result(
         coef=coef,
@@ -49,7 +55,7 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         features=at.features,
         system=face,
         state=at.Lambda,
-        degenerate=at_kink(margins) | at_kink(groups),
+        degenerate=degenerate,
         # Without any feature in use nothing depends on Λ, and that its system is singular is of no consequence.
         singular=face.factor.singular & (coef != 0).flatten(1).any(-1),
         derivative_error=_derivative_error(problem, at, face, margins, groups),
@@ -144,6 +150,12 @@ def _margins(problem: Problem, at: _Point) -> Kinks:
     alone = positive & (positive.sum(-1, keepdim=True) == 1)
     counts = _hinge(problem).domain.allowed & (problem.weight > 0)[..., None] & ~alone
     return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
+
+
+def _groups(problem: Problem, at: _Point) -> Kinks:
+    """How far each group is from its threshold."""
+    V = problem.correlation(problem.Y - at.Lambda)
+    return problem.penalty.kinks(V / problem.l2[:, None, None], 1 / problem.l2)
 
 
 def _derivative_error(problem: Problem, at: _Point, face: DualFace, margins: Kinks, groups: Kinks) -> Tensor:
