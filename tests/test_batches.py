@@ -304,3 +304,14 @@ def test_functional_returns_what_the_layer_returns():
     wide = torch.cat([Y, torch.zeros(N, 1)], -1)
     masked = il.functional.multiclass_svm(X, wide, l2=0.3, class_mask=mask)
     assert torch.equal(masked, il.MulticlassSVM(0.3)(X, wide, class_mask=mask))
+
+
+def test_every_element_has_its_own_iterations():
+    """A hard neighbour costs an element none of its iterations, and the batch does not end when the easy ones do."""
+    X, Y = normal(4, N, M), normal(4, N, K, seed=1)
+    X[1] *= 10 ** torch.linspace(-3, 1, M, dtype=torch.float64)
+    for layer in (il.GroupLasso(il.Relative(0.003)), il.HuberRegression(l1=il.Relative(0.003), delta=0.5)):
+        together = layer.solve(X, Y)
+        alone = [layer.solve(x, y) for x, y in zip(X, Y, strict=True)]
+        assert together.n_iter.tolist() == [int(one.n_iter) for one in alone]
+        assert len(set(together.n_iter.tolist())) > 1

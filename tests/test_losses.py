@@ -6,7 +6,7 @@ from helpers import arrays, directional_derivative, hinge, normal, one_hot, simp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicitlayers.losses import Huber, MulticlassHinge, Multinomial, Squared
+from implicitlayers.losses import Huber, MulticlassHinge, Multinomial, Squared, wright_omega
 
 N, K = 3, 4
 MASK = torch.tensor([True, True, True, False])
@@ -307,3 +307,22 @@ def test_smooth_losses_broadcast_over_batches():
             close(whole.best_constant(targets, weight)[b], alone.best_constant(targets[b], weight[b]))
             Theta = whole.dual_point(Z, targets)
             close(whole.balanced(Theta, targets, weight)[b], alone.balanced(Theta[b], targets[b], weight[b]))
+
+
+@given(SMOOTH, arrays(N, K, bound=5.0), SCORES, st.sampled_from([1e-5, 0.1, 1.0, 30.0]))
+def test_proximal_scores_are_those_whose_dual_point_is_given(case, Z0, Z, tau):
+    """z ↦ θ(z) = −∇ℓ(z) − τ(z − z⁰) and back, for scores that are met and dual points that no score without τ has."""
+    loss, Y, Theta = case
+    tau = torch.tensor(tau, dtype=torch.float64)
+    met = loss.dual_point(Z, Y) - tau * (Z - Z0)
+    torch.testing.assert_close(loss.proximal_scores(met, Z0, tau, Y), Z, rtol=1e-9, atol=1e-14 / float(tau) + 1e-9)
+    for theta in (met, Theta, 3 * Theta):
+        z = loss.proximal_scores(theta, Z0, tau, Y)
+        close(loss.dual_point(z, Y) - tau * (z - Z0), theta)
+
+
+def test_wright_omega_solves_its_equation():
+    y = torch.cat([torch.linspace(-690, 1e5, 5001), torch.linspace(-5, 5, 5001)]).to(torch.float64)
+    w = wright_omega(y)
+    torch.testing.assert_close(w + w.log(), y, rtol=1e-14, atol=1e-13)
+    assert wright_omega(torch.tensor([-torch.inf], dtype=torch.float64)).tolist() == [0.0]
