@@ -101,6 +101,11 @@ class _Point(NamedTuple):
     small: Problem
 
 
+def polish(problem: Problem, Lambda: Tensor) -> Tensor:
+    """Λ after Newton on the face it lies on, as exact as rounding allows."""
+    return _polish(problem, Lambda)[0].Lambda
+
+
 def _polish(problem: Problem, Lambda: Tensor) -> tuple[_Point, DualFace]:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
     at = _point(problem, _snapped(problem, Lambda))
@@ -132,7 +137,7 @@ def _point(problem: Problem, Lambda: Tensor) -> _Point:
     small = problem.restrict(features)
     scores = score_map(small)(Theta)
     # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
-    worst = _hinge(problem).worst_case(scores, problem.Y)
+    worst = problem.Y - problem.loss.dual_point(scores, problem.Y)
     Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
     gap = (problem.weight * problem.loss.fenchel_young(scores, problem.Y - Lambda, problem.Y)).sum(-1)
     return _Point(Lambda, gap, features, small)

@@ -16,7 +16,7 @@ from ..domains import Simplex
 from ..implicit import opaque, with_value
 from ..penalties import GroupL2
 from ..problem import Problem
-from . import barrier, dual_newton
+from . import barrier, dual_newton, hinge
 
 STEPS, NEWTON_STEPS, PRECISION, LAST_BARRIER = 20, 30, 1e-8, 1e-16
 
@@ -76,7 +76,7 @@ class Bounds(NamedTuple):
 def hinge_l1_max(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Tensor:
     """l1_max, (...), for X (..., n, m), one-hot Y (..., n, k), s̄ (..., n) and a mask (..., k); float64.
 
-    The value is the upper bound, whose Λ proves that W = 0 there; the two bounds meet to about 1e-5. First derivatives
+    The value is the upper bound, whose Λ proves that W = 0 there; the two bounds meet to about 1e-7. First derivatives
     are those of ⟨U, V(Λ)⟩/Σ‖U_j‖ at the optimal pair, held constant (the envelope theorem); second ones are wrong.
     """
     X = X.to(torch.float64)
@@ -102,6 +102,7 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
             Lambda = barrier.minimise(problem, Lambda, torch.full_like(l1, LAST_BARRIER))
         else:
             Lambda = dual_newton.minimise(problem, Lambda, 1e-20, NEWTON_STEPS).Lambda
+        Lambda = hinge.polish(problem, Lambda)
         U = problem.coef_of(problem.correlation(Y - Lambda))
         size = U.norm(dim=-1).sum(-1)
         ratio = -(weight * problem.loss.value(problem.scores(U), Y)).sum(-1) / torch.where(size > 0, size, 1.0)
