@@ -2,9 +2,10 @@
 
     minimise over W    Σᵢ s̄ᵢ [ℓ(zᵢ) + (τ/2)‖zᵢ − z⁰ᵢ‖²] + R(W) + (σ/2)‖W − W⁰‖²,    z = XW
 
-The dual, F(Θ) = Σᵢ s̄ᵢ ℓτ*(−θᵢ) + Rσ*(V) with V = Xᵀ diag(s̄) Θ + σW⁰, is convex with a Lipschitz gradient whatever
-kinks penalty and loss have: no support has to be guessed, and Newton's step is a direction of descent. With z(θ) the scores
-whose dual point is θ = −∇ℓ(z) − τ(z − z⁰), D = ∂²ℓ(z) + τ, C the derivative of prox at V, ρ = l2 + σ, g = XW(V) − z,
+The dual, F(Θ) = Σᵢ s̄ᵢ ℓτ*(−θᵢ) + Rσ*(V) with V = Xᵀ diag(s̄) Θ + σW⁰, is convex with a Lipschitz gradient, whatever
+kinks penalty and loss have: no support has to be guessed, and Newton's step is a direction of descent. With z(θ) the
+scores whose dual point is θ = −∇ℓ(z) − τ(z − z⁰), D = ∂²ℓ(z) + τ, C the derivative of prox at V, ρ = l2 + σ and
+g = XW(V) − z,
 
     ∇F = s̄g,    Newton:  δz = g + XδW,  δθ = −Dδz,  δW = (C/ρ) Xᵀ diag(s̄) δθ
 
