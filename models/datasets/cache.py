@@ -3,7 +3,8 @@
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,3 +68,33 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         )
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def load_or_make(
+    path: Path,
+    make: Callable[[], dict[str, np.ndarray]],
+    what: str,
+    check: Callable[[dict[str, np.ndarray]], None] = lambda arrays: None,
+) -> dict[str, np.ndarray]:
+    """Arrays from the cache; made and cached where the cache has none, or none that can be trusted.
+
+    Args:
+        path: the cached file.
+        make: makes the arrays.
+        what: what the arrays are, for the warnings that the cache is damaged or cannot be written.
+        check: raises CorruptCacheError where the arrays of an intact file are not those that ``make`` would make.
+    """
+    try:
+        arrays = load_arrays(path)
+        check(arrays)
+        return arrays
+    except FileNotFoundError:
+        pass
+    except CorruptCacheError as error:
+        warnings.warn(f"cached {what} are damaged and will be made again: {error}", stacklevel=3)
+    arrays = make()
+    try:
+        save_arrays(path, arrays)
+    except OSError as error:
+        warnings.warn(f"{what} could not be cached, the next use will make them again: {error}", stacklevel=3)
+    return arrays

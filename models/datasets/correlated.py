@@ -72,7 +72,7 @@ def correlated_latents(n: int, n_factors: int, *, correlation: float, seed: int 
     """
     _check_size("n", n)
     _check_size("n_factors", n_factors)
-    _check_correlation(correlation)
+    check_correlation(correlation)
     generator = torch.Generator().manual_seed(seed)
     drawn: list[Tensor] = []
     missing = n
@@ -98,7 +98,7 @@ def uniform_latents(n: int, n_factors: int, *, seed: int = 0) -> Tensor:
     return (2 * unit - 1) * HALF_WIDTH
 
 
-def _check_correlation(correlation: float) -> None:
+def check_correlation(correlation: float) -> None:
     """Refuse what is no correlation of this law."""
     if not 0 <= correlation < 1:
         raise ValueError(f"correlation={correlation!r}: expected a number in [0, 1); the paper goes up to 0.99")

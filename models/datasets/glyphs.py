@@ -4,10 +4,8 @@ Nothing to download. A class is a character, a sample is one face's drawing of i
 """
 
 import os
-import time
 import unicodedata
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -16,12 +14,11 @@ import PIL.features
 import torch
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .cache import CorruptCacheError, cache_dir, load_arrays, save_arrays
+from ..progress import with_progress
+from .cache import cache_dir, load_or_make
 
 SPLITS = ("train", "val", "test")
 
@@ -88,7 +85,7 @@ class Glyphs(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, split: str = "train", root: str | os.PathLike[str] | None = None) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: expected one of {', '.join(map(repr, SPLITS))}")
-        arrays = _load_or_render(cache_dir(root) / _cache_name())
+        arrays = load_or_make(cache_dir(root) / _cache_name(), _render, "glyphs")
         chosen = np.array([_split(code) == split for code in arrays["codes"]])
         codes, labels = np.unique(arrays["codes"][chosen], return_inverse=True)
         self.split = split
@@ -115,22 +112,6 @@ def _cache_name() -> str:
     return f"glyphs-v{_LAYOUT_VERSION}-matplotlib{matplotlib.__version__}-{renderer}.npz"
 
 
-def _load_or_render(path: Path) -> dict[str, np.ndarray]:
-    """Arrays from the cache; rendered and cached where the cache has none, or none that can be trusted."""
-    try:
-        return load_arrays(path)
-    except FileNotFoundError:
-        pass
-    except CorruptCacheError as error:
-        warnings.warn(f"cached glyphs are damaged and will be rendered again: {error}", stacklevel=3)
-    arrays = _render()
-    try:
-        save_arrays(path, arrays)
-    except OSError as error:
-        warnings.warn(f"glyphs could not be cached, the next use will render them again: {error}", stacklevel=3)
-    return arrays
-
-
 def _render() -> dict[str, np.ndarray]:
     """Draw every candidate in every face, keep shapes not seen before, and characters with enough of those.
 
@@ -143,7 +124,7 @@ def _render() -> dict[str, np.ndarray]:
     images: list[np.ndarray] = []
     codes: list[int] = []
     families: list[int] = []
-    for code in _with_progress(candidates, "Rendering glyphs"):
+    for code in with_progress(candidates, "Rendering glyphs"):
         drawings = [(face.family, face.draw(code)) for face in faces if code in face.codes]
         shapes = _unit_norm([image for _, image in drawings])
         new = _unseen(shapes, seen[: len(images)])
@@ -227,19 +208,3 @@ def _unseen(shapes: np.ndarray, seen: np.ndarray) -> np.ndarray:
     to_earlier = np.tril(shapes @ shapes.T, -1).max(axis=1)
     to_seen = (shapes @ seen.T).max(axis=1, initial=0.0)
     return np.maximum(to_earlier, to_seen) <= _SAME_SHAPE
-
-
-def _with_progress(items: Sequence[int], description: str, patience: float = 3.0) -> Iterator[int]:
-    """Yield ``items``, with a progress bar (stderr, terminals only) once it has taken ``patience`` seconds."""
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(description, total=len(items))
-    show_from = time.monotonic() + patience
-    try:
-        for item in items:
-            yield item
-            bar.advance(task)
-            if time.monotonic() > show_from:
-                bar.start()  # does nothing when it has started already
-    finally:
-        bar.stop()

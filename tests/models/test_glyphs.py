@@ -251,7 +251,7 @@ def test_damaged_cache_is_rendered_again_with_a_warning_and_mended(glyphs, glyph
     monkeypatch.setattr(glyphs_module, "_render", lambda: load_arrays(cached))  # saves its seconds
     damaged = tmp_path / cached.name
     damaged.write_bytes(cached.read_bytes()[:-1000])
-    with pytest.warns(UserWarning, match="damaged and will be rendered again"):
+    with pytest.warns(UserWarning, match="cached glyphs are damaged and will be made again"):
         again = Glyphs("test", root=tmp_path)
     assert torch.equal(again.images, glyphs["test"].images)
     assert_same_arrays(load_arrays(damaged), load_arrays(cached))
@@ -261,7 +261,7 @@ def test_unwritable_cache_is_a_warning(glyphs_root, tmp_path, monkeypatch):
     (cached,) = glyphs_root.iterdir()
     monkeypatch.setattr(glyphs_module, "_render", lambda: load_arrays(cached))
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
-    with pytest.warns(UserWarning, match="could not be cached"):
+    with pytest.warns(UserWarning, match="glyphs could not be cached"):
         assert len(Glyphs("test", root=tmp_path / "new")) > 0
 
 
