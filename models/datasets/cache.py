@@ -88,7 +88,7 @@ def load_or_make(
         arrays = load_arrays(path)
         check(arrays)
         return arrays
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except CorruptCacheError as error:
         warnings.warn(f"cached {what} are damaged and will be made again: {error}", stacklevel=3)

@@ -14,7 +14,7 @@ from .correlated import HALF_WIDTH, Pool, correlated_latents, uniform_latents
 from .grid import cells_of, centres_of, check_noise, with_grid_noise
 from .raycast import Scene, render
 
-_RENDERER_VERSION = 1  # raise it whenever a change here or in raycast.py changes the images
+_RENDERER_VERSION = 2  # raise it whenever a change here or in raycast.py changes the images
 _BATCH = 32  # images rendered at a time: larger batches no longer fit the processor's cache
 
 HUES = 0.8  # of the colour circle: from red over green and blue to magenta, so that no two hues are the same
@@ -34,7 +34,7 @@ class RenderedShapes:
     object hue      as the floor's
     scale           radius of a ball of the object's volume, 0.65 to 1.2
     shape           a superellipsoid |x|^e + |y|^e + |z|^e ≤ r^e, e from 1.4, nearly an octahedron,
-                    over 2, a ball, to 8, nearly a cube; geometric in between
+                    over 2, a ball, to 8, nearly a cube; 1/e is linear in the factor
     orientation     of the camera around the object, -30° to 30°
     =============== =======================================================================================
 
@@ -120,7 +120,7 @@ def scene_of(latents: Tensor) -> Scene:
         wall_hue=HUES * wall,
         object_hue=HUES * thing,
         scale=SCALES[0] + (SCALES[1] - SCALES[0]) * scale,
-        exponent=smallest * (largest / smallest) ** shape,
+        exponent=1 / ((1 - shape) / smallest + shape / largest),
         azimuth=AZIMUTHS[0] + (AZIMUTHS[1] - AZIMUTHS[0]) * orientation,
     )
 
