@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -60,13 +61,15 @@ class DSprites(ImageGrid):
 
     def __init__(self, path: str | os.PathLike[str], noise: float = 1.0) -> None:
         path = Path(path).expanduser()
+        per_image = (1 + len(self.factor_names),)
         with _archive(path) as archive:
-            n_images, _, _ = _array(archive, path, "imgs", "u", (_SIDE, _SIDE))
-            n_classes, dtype, stream = _array(archive, path, "latents_classes", "iu", (1 + len(self.factor_names),))
-            if n_classes != n_images:
-                raise _EXPECTED.refusal(path, f"{n_images} imgs and {n_classes} latents_classes")
-            classes = _next(stream, path, n_classes, dtype, (1 + len(self.factor_names),))
-            _check_end(stream, path)
+            with _array(archive, path, "imgs", "u", (_SIDE, _SIDE)) as (n_images, _, _):
+                pass
+            with _array(archive, path, "latents_classes", "iu", per_image) as (n_classes, dtype, stream):
+                if n_classes != n_images:
+                    raise _EXPECTED.refusal(path, f"{n_images} imgs and {n_classes} latents_classes")
+                classes = _next(stream, path, n_classes, dtype, per_image)
+                _check_end(stream, path)
         levels = full_grid(classes)
         if levels is None or levels[0] != 1:
             raise _EXPECTED.refusal(
@@ -77,8 +80,10 @@ class DSprites(ImageGrid):
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """Images of ascending ``rows``, of the whole stream: only its end tells whether its checksum is right."""
         images = np.empty((len(rows), 1, _SIDE, _SIDE), dtype=np.uint8)
-        with _archive(self.path) as archive:
-            n_images, dtype, stream = _array(archive, self.path, "imgs", "u", (_SIDE, _SIDE))
+        with (
+            _archive(self.path) as archive,
+            _array(archive, self.path, "imgs", "u", (_SIDE, _SIDE)) as (n_images, dtype, stream),
+        ):
             for start in with_progress(range(0, n_images, _BLOCK), "Reading dSprites"):
                 block = _next(stream, self.path, min(_BLOCK, n_images - start), dtype, (_SIDE, _SIDE))
                 first, last = np.searchsorted(rows, [start, start + len(block)])
@@ -92,26 +97,27 @@ class DSprites(ImageGrid):
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     # What Python's zip and npy readers raise for one damage or another.
-    damages = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+    damages = (zipfile.BadZipFile, zlib.error, TokenError, SyntaxError, EOFError, OSError, ValueError, RuntimeError)
     with _EXPECTED.reading(path, damages), zipfile.ZipFile(path) as archive:
         yield archive
 
 
+@contextmanager
 def _array(
     archive: zipfile.ZipFile, path: Path, name: str, kinds: str, item_shape: tuple[int, ...]
-) -> tuple[int, np.dtype, IO[bytes]]:
+) -> Iterator[tuple[int, np.dtype, IO[bytes]]]:
     """Length and dtype of the array ``name`` of (n, *item_shape), and the stream that continues with its content.
 
     Reads the header only, which is text. So an array of pickled objects is refused by what it says it is.
     """
     if f"{name}.npy" not in archive.namelist():
         raise _EXPECTED.refusal(path, f"no array {name!r}, only {sorted(archive.namelist())}")
-    stream = archive.open(f"{name}.npy")
-    read_header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(stream)
-    if dtype.kind not in kinds or fortran_order or shape[1:] != item_shape or not shape[0]:
-        raise _EXPECTED.refusal(path, f"{name!r} of {dtype} {shape}")
-    return shape[0], dtype, stream
+    with archive.open(f"{name}.npy") as stream:
+        read_header = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(stream)
+        if dtype.kind not in kinds or fortran_order or shape[1:] != item_shape or not shape[0]:
+            raise _EXPECTED.refusal(path, f"{name!r} of {dtype} {shape}")
+        yield shape[0], dtype, stream
 
 
 def _next(stream: IO[bytes], path: Path, n: int, dtype: np.dtype, item_shape: tuple[int, ...]) -> np.ndarray:
