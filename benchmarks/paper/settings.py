@@ -18,13 +18,14 @@ class Setting:
         method: the inner problem, one of METHODS.
         strength: share of l1_max for the Lasso, of ‖F‖²_F/n for the ridge; l2 of the sparse ridge; 0: least squares.
         correlation: of the latents in training; evaluation is on uniform latents.
-        noise: deviation from the grid of 3D Shapes, in half grid steps; None: no grid.
+        noise: deviation from the grid of 3D Shapes, in half grid steps; None: no grid, and 1 for data from a file.
         blocks: number of latents that tasks use only together.
         outer_l1: strength of Σ|W| in the outer problem.
         outer_l2: strength of ‖W‖²/2 in the outer problem.
         normalisation: of the codes: batch, layer or none.
         split: whether inner and outer problem have samples of their own.
-        size: of images, in pixels; 0 for vectors.
+        path: file of shapes3d or dsprites.
+        size: of rendered images, in pixels; 0 for other data.
         steps: training steps.
         tasks: per step.
         samples: per task.
@@ -36,7 +37,7 @@ class Setting:
 
     data: str = "latents"
     method: str = "lasso"
-    strength: float = 0.1
+    strength: float = 0.2
     correlation: float = 0.9
     noise: float | None = None
     blocks: int = 1
@@ -44,11 +45,12 @@ class Setting:
     outer_l2: float = 0.0
     normalisation: str = "batch"
     split: bool = False
+    path: str | None = None
     size: int = 0
-    steps: int = 500
-    tasks: int = 32
+    steps: int = 300
+    tasks: int = 64
     samples: int = 50
-    lr: float = 0.01
+    lr: float = 0.02
     pool: int = 20_000
     evaluation: int = 5_000
     seed: int = 0

@@ -18,9 +18,11 @@ from implicitlayers.models import disentanglement
 from implicitlayers.models.cli import quiet_lightning
 from implicitlayers.models.code_encoders import MLP, ConvEncoder
 from implicitlayers.models.datasets.correlated import Pool, PoolSource
+from implicitlayers.models.datasets.dsprites import DSprites
 from implicitlayers.models.datasets.latents import Latents
 from implicitlayers.models.datasets.rendered_shapes import RenderedShapes
-from implicitlayers.models.inner import InnerProblem, RelativeRidge, UnrolledLasso
+from implicitlayers.models.datasets.shapes3d import Shapes3D
+from implicitlayers.models.inner import InnerProblem, RelativeRidge, StartedLasso, UnrolledLasso
 from implicitlayers.models.multi_task import MultiTaskLearner
 from implicitlayers.models.tasks import BinomialGaussian, TaskStream
 
@@ -30,7 +32,8 @@ N_NONZERO = 3  # of the sparse ridge: the mean size of a support of six latents 
 UNROLLED_STEPS = 50
 ICA_SAMPLES, ICA_ITERATIONS = 10_000, 500
 HELD_OUT = 1_000  # added to a seed, for tasks that training has not seen
-EVALUATION_POOL = 1  # its seed; training pools of images have seed 0
+
+Source = tuple[str, int, float | None, str | None, int]
 
 
 class Advance(L.Callback):
@@ -125,7 +128,7 @@ def inner_problem(method: str, strength: float) -> InnerProblem:
     if strength == 0 or method == "ridge":
         return RelativeRidge(strength, **options)
     if method == "lasso":
-        return il.Lasso(il.Relative(strength), **options)
+        return StartedLasso(il.Relative(strength), **options)
     if method == "sparse-ridge":
         return il.SparseRidge(strength, N_NONZERO, tol=torch.inf, **options)
     return UnrolledLasso(il.Relative(strength), UNROLLED_STEPS)
@@ -136,7 +139,8 @@ def encoder(pool: Pool, setting: Setting) -> nn.Module:
     n_codes = pool.latents.shape[-1]
     if pool.observations.dim() == 2:
         return MLP(pool.observations.shape[-1], n_codes)
-    return ConvEncoder(setting.size, n_codes, in_channels=pool.observations.shape[1])
+    _, channels, size, _ = pool.observations.shape
+    return ConvEncoder(size, n_codes, channels)
 
 
 def stream(pool: Pool, setting: Setting, steps: int, seed: int) -> TaskStream:
@@ -147,28 +151,27 @@ def stream(pool: Pool, setting: Setting, steps: int, seed: int) -> TaskStream:
 
 def pools(setting: Setting) -> tuple[Pool, Pool]:
     """Observations to train on, from the correlated law, and to evaluate on, from the uniform one."""
-    # Every seed has a random network of its own; images are rendered once for all seeds.
-    of_network = setting.seed if setting.data == "latents" else 0
-    return _pools(
-        setting.data, setting.size, setting.noise, setting.correlation, setting.pool, setting.evaluation, of_network
-    )
+    # Every seed has a random network of its own; images are rendered, or read, once for all seeds.
+    seed = setting.seed if setting.data == "latents" else 0
+    source = (setting.data, setting.size, setting.noise, setting.path, seed)
+    return _pools(source, setting.correlation, setting.pool, setting.evaluation, seed)
 
 
 @lru_cache(maxsize=2)  # a study goes from run to run with the same images
-def _pools(
-    data: str, size: int, noise: float | None, correlation: float, n: int, n_evaluation: int, seed: int
-) -> tuple[Pool, Pool]:
-    source = source_of(data, size, noise, seed)
-    return (
-        source.pool(n, correlation=correlation, seed=seed),
-        source.uniform_pool(n_evaluation, seed=seed + EVALUATION_POOL),
-    )
+def _pools(source: Source, correlation: float, n: int, n_evaluation: int, seed: int) -> tuple[Pool, Pool]:
+    data = source_of(*source)
+    return data.pool(n, correlation=correlation, seed=seed), data.uniform_pool(n_evaluation, seed=seed + 1)
 
 
-def source_of(data: str, size: int, noise: float | None, seed: int) -> PoolSource:
-    """The data set of this name."""
+def source_of(data: str, size: int, noise: float | None, path: str | None, seed: int) -> PoolSource:
+    """The data set of this name; one that comes from a file is always on its grid."""
     if data == "latents":
         return Latents(noise=noise, seed=seed)
     if data == "shapes":
         return RenderedShapes(size, noise)
-    raise ValueError(f"data: given {data!r}, expected latents or shapes")
+    if data not in ("shapes3d", "dsprites"):
+        raise ValueError(f"data: given {data!r}, expected latents, shapes, shapes3d or dsprites")
+    if path is None:
+        raise ValueError(f"path: given none, expected the file of {data}; for example --base.path 3dshapes.h5")
+    grid_noise = 1.0 if noise is None else noise
+    return Shapes3D(path, grid_noise) if data == "shapes3d" else DSprites(path, grid_noise)
