@@ -59,7 +59,7 @@ def effective_images(levels: Sequence[int], correlation: float) -> float:
         correlation: in [0, 1).
     """
     check_correlation(correlation)
-    shared = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    shared = torch.linspace(-6, 6, 601, dtype=torch.float64)
     density = torch.exp(-shared.square() / 2)
     density = density / density.sum()
     in_box = torch.ones_like(shared)

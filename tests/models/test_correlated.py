@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -120,9 +120,10 @@ def test_all_of_the_noise_leaves_latents_as_they_are(levels, seed):
 
 @given(noise=st.sampled_from([0, 0.25, 0.5, 0.75, 1]))
 def test_latents_with_grid_noise_are_standardised(noise):
-    latents = with_grid_noise(uniform_latents(40_000, 6), SHAPES_LEVELS, noise)
-    torch.testing.assert_close(latents.mean(dim=0), torch.zeros(6), atol=0.02, rtol=0)
-    torch.testing.assert_close(latents.var(dim=0), torch.ones(6), atol=0.02, rtol=0)
+    evenly = ((torch.arange(12_000) + 0.5) / 12_000 * 2 - 1) * HALF_WIDTH  # 12,000 is a multiple of all levels
+    latents = with_grid_noise(evenly.unsqueeze(1).expand(-1, 6), SHAPES_LEVELS, noise)
+    torch.testing.assert_close(latents.mean(dim=0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(latents.var(dim=0), torch.ones(6), atol=1e-3, rtol=0)
 
 
 @given(noise=st.sampled_from([0.0, 0.25, 1.0]), n_levels=st.integers(2, 12))
@@ -157,6 +158,12 @@ def test_effective_images_match_the_repetitions_in_a_pool(correlation):
     assert effective_images(SHAPES_LEVELS, correlation) == pytest.approx(1 / same, rel=0.05)
 
 
+@pytest.mark.parametrize(("correlation", "effective"), [(0.9, 4418), (0.95, 1189), (0.99, 104)])
+def test_documented_effective_images_of_3d_shapes(correlation, effective):
+    assert round(effective_images(SHAPES_LEVELS, correlation)) == effective
+
+
+@settings(max_examples=15)
 @given(levels=grids, correlation=correlations)
 def test_effective_images_are_at_most_all_and_fall_with_correlation(levels, correlation):
     effective = effective_images(levels, correlation)
