@@ -31,12 +31,12 @@ class PoolSource(Protocol):
     """A dataset of latents and observations: pools to train on and pools to evaluate on.
 
     The same arguments give the same pool; pools of different seeds are independent of one another.
-
-    Attributes:
-        factor_names: what the columns of the latents are.
     """
 
-    factor_names: tuple[str, ...]
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """What the columns of the latents are."""
+        ...
 
     def pool(self, n: int, *, correlation: float, seed: int = 0) -> Pool:
         """``n`` rows with latents from the correlated law, :func:`correlated_latents`; correlation 0 is not uniform."""
