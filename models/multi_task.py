@@ -40,8 +40,8 @@ class MultiTaskLearner(L.LightningModule):
         encoder: observations (b, ...) to codes (b, m).
         inner: the inner problem: a regression layer, or another module with ``solve``. Strengths may be absolute or
             `il.Relative`, or a ridge's relative to the codes' variance: `inner.RelativeRidge`.
-        normalisation: "batch": codes are centred and scaled to variance 1 over each task's inner samples, no scale or
-            offset is learnt; "layer": the same over the codes of each sample; "none".
+        normalisation: "batch": codes are centred and scaled to variance 1 over each task's inner samples, without a
+            scale or offset to learn; "layer": the same over the codes of each sample; "none".
         split: whether the first half of a task's samples is for the inner problem and the other half for the outer; if
             not, all samples are for both, as in the paper.
         outer_l1: strength of the coefficients' absolute values in the outer problem.
@@ -90,10 +90,10 @@ class MultiTaskLearner(L.LightningModule):
         n = self._n_inner(tasks)
         observations, Y = tasks
         codes = self.encoder(observations.flatten(0, 1)).unflatten(0, observations.shape[:2])
-        codes = self._normalised(codes, n)
-        solution = self.inner.solve(codes[:, :n], Y[:, :n])
+        X = self._normalised(codes, n)[:, None].expand(*Y.shape[:3], -1)  # every task of a set has the set's codes
+        solution = self.inner.solve(X[:, :, :n], Y[:, :, :n])
         outer = slice(n, None) if self.split else slice(None)
-        residual = Y[:, outer] - codes[:, outer] @ solution.coef
+        residual = Y[:, :, outer] - X[:, :, outer] @ solution.coef
         W = solution.coef
         loss = residual.square().sum(-1).mean() / 2
         if self.outer_l1 > 0:
@@ -140,18 +140,18 @@ class MultiTaskLearner(L.LightningModule):
     def _n_inner(self, tasks: Tasks) -> int:
         """Number of samples of the inner problem."""
         observations, targets = tasks
-        if targets.dim() != 3 or observations.shape[:2] != targets.shape[:2]:
+        if targets.dim() != 4 or observations.shape[:2] != (targets.shape[0], targets.shape[2]):
             raise ValueError(
                 f"tasks: given observations of shape {tuple(observations.shape)} and targets {tuple(targets.shape)},"
-                " expected (tasks, samples, ...) and (tasks, samples, n_targets)"
+                " expected (sets, samples, ...) and (sets, tasks, samples, n_targets)"
             )
-        n = targets.shape[1]
+        n = targets.shape[2]
         if self.split and n < 2:
             raise ValueError(f"tasks: given {n} sample per task, expected at least 2 to split")
         return n // 2 if self.split else n
 
     def _normalised(self, codes: Tensor, n_inner: int) -> Tensor:
-        """Codes (tasks, samples, m), statistics of the first ``n_inner`` samples; constant codes become 0."""
+        """Codes (sets, samples, m), statistics of the first ``n_inner`` samples; constant codes become 0."""
         if self.normalisation == "none":
             return codes
         over = codes[:, :n_inner] if self.normalisation == "batch" else codes

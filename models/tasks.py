@@ -15,7 +15,10 @@ from .datasets.correlated import Pool
 
 
 class Tasks(NamedTuple):
-    """A batch of tasks: ``observations`` (tasks, samples, ...) and ``targets`` (tasks, samples, n_targets)."""
+    """A batch of tasks on sets of samples: ``observations`` (sets, samples, ...) and ``targets``
+
+    (sets, tasks, samples, n_targets), those of each task on each set.
+    """
 
     observations: Tensor
     targets: Tensor
@@ -130,6 +133,7 @@ class TaskStream(Dataset[Tasks]):
         steps: length of the stream.
         tasks: per step.
         samples: per task.
+        shared: number of tasks that are about the same samples, a divisor of ``tasks``; 1: each has its own.
         n_targets: per task, on one support.
         noise: ‖noise‖/‖zw‖.
         seed: of everything drawn.
@@ -143,6 +147,7 @@ class TaskStream(Dataset[Tasks]):
         steps: int,
         tasks: int = 8,
         samples: int = 50,
+        shared: int = 1,
         n_targets: int = 1,
         noise: float = 0.1,
         seed: int = 0,
@@ -151,6 +156,8 @@ class TaskStream(Dataset[Tasks]):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name}: given {count}, expected an integer ≥ 1")
+        if shared < 1 or tasks % shared:
+            raise ValueError(f"shared: given {shared}, expected a divisor of the number of tasks, {tasks}")
         if not noise >= 0:
             raise ValueError(f"noise: given {noise}, expected a number ≥ 0")
         self.pool = pool
@@ -158,6 +165,7 @@ class TaskStream(Dataset[Tasks]):
         self.steps = steps
         self.tasks = tasks
         self.samples = samples
+        self.shared = shared
         self.n_targets = n_targets
         self.noise = noise
         self.seed = seed
@@ -170,9 +178,11 @@ class TaskStream(Dataset[Tasks]):
         if not 0 <= step < self.steps:  # what ends a loop over a Dataset
             raise IndexError(f"step {step} of {self.steps}")
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        rows = torch.randint(len(self.pool.latents), (self.tasks, self.samples), generator=generator)
+        sets = self.tasks // self.shared
+        rows = torch.randint(len(self.pool.latents), (sets, self.samples), generator=generator)
         latents = self.pool.latents[rows]
-        clean = latents @ self.distribution.weights(self.tasks, latents.shape[-1], self.n_targets, generator)
+        weights = self.distribution.weights(self.tasks, latents.shape[-1], self.n_targets, generator)
+        clean = latents[:, None] @ weights.unflatten(0, (sets, self.shared))
         noise = torch.randn(clean.shape, generator=generator)
         ratio = clean.norm(dim=-2, keepdim=True) / noise.norm(dim=-2, keepdim=True)
         observations = self.pool.observations[rows]

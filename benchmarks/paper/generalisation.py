@@ -23,7 +23,7 @@ NOISE_VARIANCE = 0.045  # of the signal's; not in the paper, inferred from the R
 N_TEST = 1000
 FOLDS = 5
 RATIOS = {
-    "lasso": (0.5, 0.25, 0.12, 0.06, 0.03, 0.015),  # of l1_max
+    "lasso": (0.5, 0.25, 0.12, 0.06, 0.035, 0.02),  # of l1_max
     "ridge": (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),  # of ‖X‖²_F/(nm), the mean square of a feature
     "least squares": (0.0,),
 }

@@ -29,6 +29,7 @@ class Setting:
         steps: training steps.
         tasks: per step.
         samples: per task.
+        shared: number of tasks about the same samples.
         lr: peak learning rate.
         pool: number of observations to train on.
         evaluation: number of observations to evaluate on.
@@ -50,6 +51,7 @@ class Setting:
     steps: int = 300
     tasks: int = 64
     samples: int = 50
+    shared: int = 1
     lr: float = 0.02
     pool: int = 20_000
     evaluation: int = 5_000

@@ -12,13 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from .figures import METRICS, study_figure
+from .pictures import draw
 from .results import ResultsFile, Row
 from .settings import MEASURED, SETTING, Setting, Study
-from .training import score, train
+from .training import load, save, score, train
 
 
 def run_study(name: str, study: Study, settings: Sequence[Setting], output: Path) -> None:
-    """Train and score what output/results.csv lacks; write name.png beside it, and print a table.
+    """Train and score what output/results.csv lacks; write the figures beside it, and print a table.
+
+    The figure of a study along an axis is name.png; without an axis the folder name/ shows what seed 0 has learnt.
 
     Interrupted at any time, the next call continues with the run that was interrupted.
 
@@ -37,13 +40,24 @@ def run_study(name: str, study: Study, settings: Sequence[Setting], output: Path
             started = time.perf_counter()
             learner = train(setting, advance=lambda: progress.advance(task))
             results.append(score(learner, setting, started))
+            if study.x is None and setting.seed == 0:
+                save(learner, encoder_path(output, name, setting))
     rows = [row for setting in settings for row in rows_of(results, setting)]
     written = [results.path]
     if study.x is not None:
         written.append(output / f"{name}.png")
         study_figure(rows, study.x, f"{settings[0].data}, {name}").savefig(written[-1], dpi=150)
+    else:
+        shown = [s for s in settings if s.seed == 0 and encoder_path(output, name, s).exists()]
+        learners = {s.method: load(s, encoder_path(output, name, s)) for s in shown}
+        written += draw(learners, shown[0], output / name) if shown else []
     Console(width=150).print(table(name, rows, study.x))
     print(f"Written: {', '.join(map(str, written))}")
+
+
+def encoder_path(output: Path, name: str, setting: Setting) -> Path:
+    """Where the encoder of a study's run of seed 0 is kept, for its pictures."""
+    return output / name / f"{setting.method.replace(', ', '-')}.pt"
 
 
 def rows_of(results: ResultsFile, setting: Setting) -> list[Row]:

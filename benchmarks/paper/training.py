@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -33,7 +34,7 @@ UNROLLED_STEPS = 50
 ICA_SAMPLES, ICA_ITERATIONS = 10_000, 500
 HELD_OUT = 1_000  # added to a seed, for tasks that training has not seen
 
-Source = tuple[str, int, float | None, str | None, int]
+SourceOptions = tuple[str, int, float | None, str | None, int]
 
 
 class Advance(L.Callback):
@@ -47,12 +48,10 @@ class Advance(L.Callback):
         self.advance()
 
 
-def train(setting: Setting, advance: Callable[[], None] = lambda: None) -> MultiTaskLearner:
-    """A learner trained as ``setting`` says, with its logged ``worst_gap`` and ``flagged`` in ``trainer``."""
-    quiet_lightning()
-    L.seed_everything(setting.seed, verbose=False)
+def learner_of(setting: Setting) -> MultiTaskLearner:
+    """An untrained learner."""
     pool, _ = pools(setting)
-    learner = MultiTaskLearner(
+    return MultiTaskLearner(
         encoder(pool, setting),
         inner_problem(setting.method, setting.strength),
         normalisation=setting.normalisation,
@@ -61,6 +60,27 @@ def train(setting: Setting, advance: Callable[[], None] = lambda: None) -> Multi
         outer_l2=setting.outer_l2,
         lr=setting.lr,
     )
+
+
+def save(learner: MultiTaskLearner, path: Path) -> None:
+    """Keep the encoder's weights."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(learner.encoder.state_dict(), path)
+
+
+def load(setting: Setting, path: Path) -> MultiTaskLearner:
+    """A learner with weights from a file, in which nothing but tensors is read."""
+    learner = learner_of(setting)
+    learner.encoder.load_state_dict(torch.load(path, weights_only=True))
+    return learner
+
+
+def train(setting: Setting, advance: Callable[[], None] = lambda: None) -> MultiTaskLearner:
+    """A learner trained as ``setting`` says, with its logged ``worst_gap`` and ``flagged`` in ``trainer``."""
+    quiet_lightning()
+    L.seed_everything(setting.seed, verbose=False)
+    pool, _ = pools(setting)
+    learner = learner_of(setting)
     trainer = L.Trainer(
         max_epochs=1,
         logger=False,
@@ -108,7 +128,7 @@ def codes_used(learner: MultiTaskLearner, setting: Setting, batches: int = 10) -
     """Share of codes that a task of the training distribution uses, mean over new tasks."""
     pool, _ = pools(setting)
     tasks = stream(pool, setting, batches, setting.seed + HELD_OUT)
-    coef = torch.cat([learner(batch).solution.coef for batch in tasks])
+    coef = torch.cat([learner(batch).solution.coef.flatten(0, 1) for batch in tasks])
     return disentanglement.sparsity(coef).mean().item()
 
 
@@ -146,25 +166,37 @@ def encoder(pool: Pool, setting: Setting) -> nn.Module:
 def stream(pool: Pool, setting: Setting, steps: int, seed: int) -> TaskStream:
     """Tasks of ``setting``."""
     distribution = BinomialGaussian(block=setting.blocks)
-    return TaskStream(pool, distribution, steps=steps, tasks=setting.tasks, samples=setting.samples, seed=seed)
+    shape = {"tasks": setting.tasks, "samples": setting.samples, "shared": setting.shared}
+    return TaskStream(pool, distribution, steps=steps, seed=seed, **shape)
 
 
 def pools(setting: Setting) -> tuple[Pool, Pool]:
     """Observations to train on, from the correlated law, and to evaluate on, from the uniform one."""
+    return _pools(_source_options(setting), setting.correlation, setting.pool, setting.evaluation)
+
+
+def source(setting: Setting) -> PoolSource:
+    """The data set of ``setting``; one that comes from a file is always on its grid.
+
+    Raises:
+        ValueError: an unknown name, or no path for data that need one.
+    """
+    return _source(*_source_options(setting))
+
+
+def _source_options(setting: Setting) -> SourceOptions:
     # Every seed has a random network of its own; images are rendered, or read, once for all seeds.
     seed = setting.seed if setting.data == "latents" else 0
-    source = (setting.data, setting.size, setting.noise, setting.path, seed)
-    return _pools(source, setting.correlation, setting.pool, setting.evaluation, seed)
+    return (setting.data, setting.size, setting.noise, setting.path, seed)
 
 
 @lru_cache(maxsize=2)  # a study goes from run to run with the same images
-def _pools(source: Source, correlation: float, n: int, n_evaluation: int, seed: int) -> tuple[Pool, Pool]:
-    data = source_of(*source)
+def _pools(options: SourceOptions, correlation: float, n: int, n_evaluation: int) -> tuple[Pool, Pool]:
+    data, seed = _source(*options), options[-1]
     return data.pool(n, correlation=correlation, seed=seed), data.uniform_pool(n_evaluation, seed=seed + 1)
 
 
-def source_of(data: str, size: int, noise: float | None, path: str | None, seed: int) -> PoolSource:
-    """The data set of this name; one that comes from a file is always on its grid."""
+def _source(data: str, size: int, noise: float | None, path: str | None, seed: int) -> PoolSource:
     if data == "latents":
         return Latents(noise=noise, seed=seed)
     if data == "shapes":

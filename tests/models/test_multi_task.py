@@ -50,24 +50,25 @@ def trained(model, tasks) -> L.Trainer:
 def by_hand(model, tasks, n_inner, outer):
     """Loss and coefficients, task by task, with the normalisation written out."""
     losses, coefs = [], []
-    for observations, Y in zip(*tasks, strict=True):
+    for observations, of_set in zip(*tasks, strict=True):
         codes = model.encoder(observations)
         inner = codes[:n_inner]
         codes = (codes - inner.mean(0)) / (inner.var(0, unbiased=False) + 1e-5).sqrt()
-        W = model.inner.solve(codes[:n_inner], Y[:n_inner]).coef
-        losses.append(((Y[outer] - codes[outer] @ W) ** 2).sum(-1).mean() / 2)
-        coefs.append(W)
+        for Y in of_set:
+            W = model.inner.solve(codes[:n_inner], Y[:n_inner]).coef
+            losses.append(((Y[outer] - codes[outer] @ W) ** 2).sum(-1).mean() / 2)
+            coefs.append(W)
     return torch.stack(losses).mean(), torch.stack(coefs)
 
 
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("split", [False, True])
 def test_tasks_are_solved_each_on_its_own_samples_and_statistics(inner, split):
-    model, tasks = learner(inner, split=split), stream(n_targets=2)[0]
+    model, tasks = learner(inner, split=split), stream(n_targets=2, shared=2)[0]
     n, outer = (10, slice(10, None)) if split else (20, slice(None))
     loss, coef = by_hand(model, tasks, n, outer)
     output = model(tasks)
-    torch.testing.assert_close(output.solution.coef, coef, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(output.solution.coef.flatten(0, 1), coef, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(output.loss, loss, rtol=1e-3, atol=1e-4)
 
 
@@ -85,8 +86,8 @@ def test_tasks_are_solved_each_on_its_own_samples_and_statistics(inner, split):
 )
 def test_the_gradient_passes_through_the_inner_solution(inner):
     """Against central differences in the encoder's weights, with strengths that do not depend on the codes."""
-    tasks = Tasks(*(tensor.double() for tensor in stream(n_targets=2)[0]))
-    model = learner(inner, outer_l1=0.01, outer_l2=0.1, normalisation="layer").double()
+    tasks = Tasks(*(tensor.double() for tensor in stream(n_targets=2, shared=2)[0]))
+    model = learner(inner, outer_l1=0.01, outer_l2=0.1).double()
     parameter = model.encoder.layers[0].weight
     (gradient,) = torch.autograd.grad(model(tasks).loss, parameter)
     direction, start = normal(*parameter.shape), parameter.detach().clone()
@@ -120,7 +121,7 @@ def test_outer_penalties_are_added_to_the_loss():
     tasks = stream()[0]
     plain, penalised = learner()(tasks), learner(outer_l1=0.3, outer_l2=0.7)(tasks)
     W = plain.solution.coef
-    expected = plain.loss + 0.3 * W.abs().sum((1, 2)).mean() + 0.35 * W.square().sum((1, 2)).mean()
+    expected = plain.loss + 0.3 * W.abs().sum((-2, -1)).mean() + 0.35 * W.square().sum((-2, -1)).mean()
     torch.testing.assert_close(penalised.loss, expected)
 
 
@@ -205,10 +206,12 @@ def test_wrong_options_are_named(options, message):
 
 def test_wrong_tasks_and_inner_problems_are_named():
     observations, targets = stream()[0]
-    with pytest.raises(ValueError, match=r"tasks: given observations of shape \(4, 20, 4\) and targets \(4, 19, 1\)"):
-        learner()(Tasks(observations, targets[:, :19]))
+    with pytest.raises(
+        ValueError, match=r"tasks: given observations of shape \(4, 20, 4\) and targets \(4, 1, 19, 1\)"
+    ):
+        learner()(Tasks(observations, targets[:, :, :19]))
     with pytest.raises(ValueError, match="at least 2 to split"):
-        learner(split=True)(Tasks(observations[:, :1], targets[:, :1]))
+        learner(split=True)(Tasks(observations[:, :1], targets[:, :, :1]))
     for make, message in [
         (lambda: RelativeRidge(-1), "ratio: given -1"),
         (lambda: UnrolledLasso(0.1, steps=0), "steps: given 0"),

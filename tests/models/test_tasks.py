@@ -84,7 +84,7 @@ def test_noise_has_its_share_of_the_signal_in_every_task(seed, noise):
 def test_targets_are_linear_in_the_latents_of_the_observations():
     linear = Latents(n_layers=1)
     tasks = TaskStream(linear.pool(300, correlation=0.5), BinomialGaussian(), steps=1, noise=0)[0]
-    latents = tasks.observations.double() @ linear.rotations[0].T
+    latents = (tasks.observations.double() @ linear.rotations[0].T)[:, None]
     residual = tasks.targets - latents @ torch.linalg.lstsq(latents, tasks.targets.double()).solution
     assert residual.abs().max() < 1e-5
 
@@ -96,6 +96,18 @@ def test_a_step_depends_on_seed_and_number_alone(seed, step):
     for same in zip(streams[0][step], streams[1][step], strict=True):
         assert torch.equal(*same)
     assert not torch.equal(streams[1][step].targets, streams[1][step + 1].targets)
+
+
+def test_tasks_of_a_set_share_samples_and_nothing_else():
+    linear = Latents(n_layers=1)
+    stream = TaskStream(linear.pool(300, correlation=0.5), BinomialGaussian(), steps=1, tasks=6, shared=3, noise=0)
+    observations, targets = stream[0]
+    assert observations.shape == (2, 50, 6)
+    assert targets.shape == (2, 3, 50, 1)
+    latents = (observations.double() @ linear.rotations[0].T)[:, None].expand(-1, 3, -1, -1)
+    w = torch.linalg.lstsq(latents, targets.double()).solution
+    assert (targets - latents @ w).abs().max() < 1e-5
+    assert len(w.flatten(0, 1)[..., 0].unique(dim=0)) == 6
 
 
 def test_images_become_numbers_from_zero_to_one():
@@ -116,6 +128,7 @@ def test_images_become_numbers_from_zero_to_one():
         (lambda: FiniteSet(Gaussian(), 0), "n_distinct: given 0"),
         (lambda: TaskStream(pool(), Gaussian(), steps=0), "steps: given 0"),
         (lambda: TaskStream(pool(), Gaussian(), steps=1, noise=-1), "noise: given -1"),
+        (lambda: TaskStream(pool(), Gaussian(), steps=1, tasks=8, shared=3), "divisor of the number of tasks, 8"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):
