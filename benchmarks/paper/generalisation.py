@@ -134,7 +134,7 @@ class Fits(NamedTuple):
 def fit(method: str, ratios: Tensor, X: Tensor, Y: Tensor, X_test: Tensor, Y_test: Tensor) -> Fits:
     """Fit a method with all ratios (R, seeds); the Lasso from large to small, each from the one before."""
     if method == "lasso":
-        layer = il.Lasso(0.0, derivative_order=0, tol=TOL, on_fail="ignore")
+        layer = il.Lasso(0.0, derivative_order=0, tol=TOL, max_iter=300, on_fail="ignore")
         solution = layer.path(X, Y, ratios * layer.l1_max(X, Y))
     else:
         l2 = ratios * X.square().mean((-2, -1))
