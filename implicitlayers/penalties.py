@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .curvature import Curvature
 from .features import Features
-from .prox import block_soft_threshold, project_simplex, soft_threshold
+from .prox import block_soft_threshold, soft_threshold
 
 
 class Penalty(Protocol):
@@ -107,7 +107,7 @@ class L1(NamedTuple):
 
     def feasible_scale(self, V: Tensor) -> Tensor:
         """min(1, l1/max|V|)."""
-        return _scale(self.l1, V.abs().amax((-2, -1)))
+        return feasible_share(self.l1, V.abs().amax((-2, -1)))
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """One where |V| > l1, else zero."""
@@ -145,7 +145,7 @@ class GroupL2(NamedTuple):
     def feasible_scale(self, V: Tensor) -> Tensor:
         """min(1, min_j l1_j/‖V_j‖)."""
         norm = V.norm(dim=-1)
-        return _scale(self.l1, norm).amin(-1)
+        return feasible_share(self.l1, norm).amin(-1)
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """On rows longer than l1, 1 − l1/‖v‖ across v and 1 along it; elsewhere zero."""
@@ -163,7 +163,7 @@ class GroupL2(NamedTuple):
 
     def take(self, features: Features) -> "GroupL2":
         """With the weights of these features."""
-        return GroupL2(_taken(self.l1, features))
+        return GroupL2(taken(self.l1, features))
 
 
 class SparseGroup(NamedTuple):
@@ -259,7 +259,7 @@ class SparseGroup(NamedTuple):
 
     def take(self, features: Features) -> "SparseGroup":
         """On these features; a group keeps its number's meaning, not the number, which stays below their count."""
-        group, group_l1 = _taken(self.group, features), _taken(self.group_l1, features)
+        group, group_l1 = taken(self.group, features), taken(self.group_l1, features)
         # Renumber: a group's first feature among those taken gives it its number.
         if group.shape[-1]:
             group = (group[..., :, None] == group[..., None, :]).to(torch.uint8).argmax(-1)
@@ -269,148 +269,6 @@ class SparseGroup(NamedTuple):
         """Sums over groups, handed to each of their features; x (..., m)."""
         group = self.group.expand_as(x)
         return torch.zeros_like(x).scatter_add(-1, group, x).gather(-1, group)
-
-
-class Box(NamedTuple):
-    """lower ≤ W ≤ upper, with l1·Σ|W| if wished; lower ≤ 0 ≤ upper, both possibly infinite."""
-
-    lower: Tensor
-    upper: Tensor
-    l1: Tensor
-
-    def value(self, W: Tensor) -> Tensor:
-        """l1·Σ|W|."""
-        return self.l1 * W.abs().sum((-2, -1))
-
-    def prox(self, V: Tensor, step: Tensor) -> Tensor:
-        """Soft-thresholding, then clipping: right because each entry's problem is convex in one dimension."""
-        V = soft_threshold(V, (self.l1 * step)[..., None, None])
-        return V.clamp(self.lower[..., None, None], self.upper[..., None, None])
-
-    def conjugate(self, V: Tensor) -> Tensor:
-        """Σ max over w in the box of v·w − l1·|w|, attained at 0 or at a bound."""
-        V = soft_threshold(V, self.l1[..., None, None])
-        bound = torch.where(V > 0, self.upper[..., None, None], self.lower[..., None, None])
-        return torch.where(V == 0, 0.0, V * bound).sum((-2, -1))
-
-    def feasible_scale(self, V: Tensor) -> Tensor:
-        """Entries without a bound in their direction must not exceed l1."""
-        unbounded = torch.where(V > 0, self.upper[..., None, None], -self.lower[..., None, None]).isinf()
-        return _scale(self.l1, torch.where(unbounded, V.abs(), 0.0).amax((-2, -1)))
-
-    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
-        """One strictly between threshold and bound."""
-        inner = soft_threshold(V, (self.l1 * step)[..., None, None])
-        free = (inner > self.lower[..., None, None]) & (inner < self.upper[..., None, None])
-        free &= (inner != 0) | (self.l1 == 0)[..., None, None]
-        return Curvature.entrywise(free.to(V.dtype))
-
-    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
-        """At l1 and upper + l1, if upper > 0, and −l1 and lower − l1, if lower < 0.
-
-        What is free is measured against the largest |W|, what is not against the largest pull on it, |V − W|.
-        """
-        l1, lower, upper = ((x * 1.0)[..., None, None] for x in (self.l1 * step, self.lower, self.upper))
-        smooth_at_zero = (l1 == 0) & (lower < 0) & (upper > 0)
-        distances = [
-            torch.where((upper > 0) & ~smooth_at_zero, (V - l1).abs(), torch.inf),
-            torch.where((lower < 0) & ~smooth_at_zero, (V + l1).abs(), torch.inf),
-            torch.where((upper > 0) & upper.isfinite(), (V - l1 - upper).abs(), torch.inf),
-            torch.where((lower < 0) & lower.isfinite(), (V + l1 - lower).abs(), torch.inf),
-        ]
-        free = self.curvature(V, step).across > 0
-        W = self.prox(V, step)
-        size, pull = (x.abs().amax((-2, -1), keepdim=True).expand_as(V) for x in (W, V - W))
-        scale = torch.where(free, size, pull)
-        return Kinks(torch.stack(distances).amin(0), torch.where(scale > 0, scale, 1.0))
-
-    def take(self, features: Features) -> "Box":
-        """Itself."""
-        return self
-
-
-class ColumnSimplex(NamedTuple):
-    """Every target's coefficients are ≥ 0 and sum to ``total`` (...), > 0; zero where not ``allowed`` (..., m)."""
-
-    total: Tensor
-    allowed: Tensor
-
-    def value(self, W: Tensor) -> Tensor:
-        """Zero."""
-        return W.new_zeros(W.shape[:-2])
-
-    def prox(self, V: Tensor, step: Tensor) -> Tensor:
-        """The projection on the simplex, column by column."""
-        total = self.total[..., None, None].expand(*V.shape[:-2], 1, V.shape[-1])
-        return project_simplex(V, total, self.allowed[..., None].expand_as(V), dim=-2)
-
-    def conjugate(self, V: Tensor) -> Tensor:
-        """Σ_c total·max_j V_jc."""
-        return self.total * torch.where(self.allowed[..., None], V, -torch.inf).amax(-2).sum(-1)
-
-    def feasible_scale(self, V: Tensor) -> Tensor:
-        """Always finite."""
-        return torch.ones_like(self.total)
-
-    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
-        """On the positive entries of a column, the projection along their mean."""
-        free = (self.prox(V, step) > 0).to(V.dtype)
-        unit = free / free.sum(-2, keepdim=True).sqrt()
-        column = torch.arange(V.shape[-1], device=V.device).expand_as(V)
-        return Curvature(free, torch.zeros_like(V), unit, column)
-
-    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
-        """At the threshold of the projection: what is positive against the total, what is not against the farthest."""
-        W = self.prox(V, step)
-        inside = W > 0
-        threshold = torch.where(inside, V - W, -torch.inf).amax(-2, keepdim=True)
-        allowed = self.allowed[..., None]
-        distance = torch.where(allowed, (V - threshold).abs(), torch.inf)
-        farthest = torch.where(allowed & ~inside, distance, 0.0).amax((-2, -1), keepdim=True)
-        total = self.total[..., None, None].expand_as(V)
-        return Kinks(distance, torch.where(inside | (farthest <= 0), total, farthest))
-
-    def take(self, features: Features) -> "ColumnSimplex":
-        """On these features: those left out are zero."""
-        return ColumnSimplex(self.total, _taken(self.allowed, features))
-
-
-class Cardinality(NamedTuple):
-    """At most ``size`` rows: 0 if there are no more, else ∞; ``size`` is an integer tensor (...).
-
-    Not convex: a solution's lower bound comes from its solver, not from `Problem.gap`.
-    """
-
-    size: Tensor
-
-    def value(self, W: Tensor) -> Tensor:
-        """Zero, or infinity."""
-        return torch.where((W != 0).any(-1).sum(-1) <= self.size, 0.0, torch.inf).to(W.dtype)
-
-    def prox(self, V: Tensor, step: Tensor) -> Tensor:
-        """The longest rows, the first ones in a tie; zero elsewhere."""
-        place = V.norm(dim=-1).argsort(dim=-1, descending=True, stable=True).argsort(-1)
-        return torch.where((place < self.size[..., None])[..., None], V, 0.0)
-
-    def conjugate(self, V: Tensor) -> Tensor:
-        """Zero, at V = 0."""
-        return NoPenalty().conjugate(V)
-
-    def feasible_scale(self, V: Tensor) -> Tensor:
-        """1 where V = 0, else 0."""
-        return NoPenalty().feasible_scale(V)
-
-    def curvature(self, V: Tensor, step: Tensor) -> Curvature:
-        """The identity on the longest rows."""
-        return Curvature.entrywise((self.prox(V, step) != 0).to(V.dtype))
-
-    def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
-        """Told by its solver, which compares supports."""
-        return NoPenalty().kinks(V, step)
-
-    def take(self, features: Features) -> "Cardinality":
-        """Itself."""
-        return self
 
 
 class Partly(NamedTuple):
@@ -452,14 +310,14 @@ class Partly(NamedTuple):
 
     def take(self, features: Features) -> "Partly":
         """On these features."""
-        return Partly(self.penalty.take(features), _taken(self.penalised, features))
+        return Partly(self.penalty.take(features), taken(self.penalised, features))
 
 
-def _scale(strength: Tensor, size: Tensor) -> Tensor:
+def feasible_share(strength: Tensor, size: Tensor) -> Tensor:
     """min(1, strength/size), and 1 where both are 0."""
     return torch.where(size > strength, strength / torch.where(size > 0, size, 1.0), 1.0)
 
 
-def _taken(by_feature: Tensor, features: Features) -> Tensor:
+def taken(by_feature: Tensor, features: Features) -> Tensor:
     """(..., m) on some features; (..., 1) is for all of them and stays."""
     return by_feature if by_feature.shape[-1] == 1 else features.take(by_feature[..., None, :])[..., 0, :]

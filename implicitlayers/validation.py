@@ -11,9 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .constraints import Box
 from .implicit import is_transformed
 from .losses import MulticlassHinge, Multinomial
-from .penalties import Box, Partly
+from .penalties import Partly
 from .problem import Problem
 
 

@@ -4,7 +4,8 @@ from helpers import arrays, normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicitlayers.penalties import L1, Box, Cardinality, ColumnSimplex, GroupL2, NoPenalty, Partly, SparseGroup
+from implicitlayers.constraints import Box, Cardinality, ColumnSimplex
+from implicitlayers.penalties import L1, GroupL2, NoPenalty, Partly, SparseGroup
 
 M, K = 4, 3
 POINTS = arrays(M, K)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.func import jacfwd, jacrev, vmap
 
 import implicitlayers as il
+from implicitlayers.constraints import Cardinality
 from implicitlayers.losses import Squared
-from implicitlayers.penalties import Cardinality
 from implicitlayers.problem import Problem
 from implicitlayers.solvers.branch import Search, prove
 from implicitlayers.solvers.quadratic import dual_bound, reduce, relax_root, shares

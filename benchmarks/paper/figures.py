@@ -59,7 +59,9 @@ def generalisation_figure(rows: Sequence[Row]) -> Figure:
             axes.set(xlabel="training samples", ylim=(-0.25, 1.02))
             axes.set_title(f"{share:.0%} of the latents relevant")
         figure.axes[0].set_ylabel("test R²")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, handlelength=4)
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, handlelength=4
+        )
         return figure
 
 

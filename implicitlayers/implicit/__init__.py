@@ -1,7 +1,8 @@
 """Derivatives of argmins by the implicit function theorem: for a user's solver, and for the layers of this library."""
 
 from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
-from .linear_solve import CG, GMRES, Dense, LinearReport, LinearSolve, NormalCG
+from .krylov import CG, GMRES, NormalCG
+from .linear_solve import Dense, LinearReport, LinearSolve
 from .newton import attach, is_differentiated, is_transformed, opaque, with_value
 
 __all__ = [

@@ -7,8 +7,8 @@ attach the derivatives (`newton.attach`). Inside, the unknowns are one vector, w
 import functools
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from ..solution import OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
+from .structure import TENSOR, Arguments, Structure, alike, describe
 
 Solver = Callable[..., Any]
 
@@ -152,15 +153,15 @@ def fixed_point(
 
 
 # What a user's function says about the vector x of unknowns: (structure of x, x, args, kwargs) ↦ residual (d,).
-_Residual = Callable[["_Structure", Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
+_Residual = Callable[[Structure, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
 
 
 def _gradient(objective: Callable[..., Tensor]) -> _Residual:
-    def gradient(structure: "_Structure", x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def gradient(structure: Structure, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         def value(x: Tensor) -> Tensor:
             result = objective(structure.unflatten(x), *args, **kwargs)
             if not isinstance(result, Tensor) or result.shape != ():
-                raise ValueError(f"objective: given a result of {_describe(result)}, expected a tensor of shape ()")
+                raise ValueError(f"objective: given a result of {describe(result)}, expected a tensor of shape ()")
             return result
 
         return torch.func.grad(value)(x)
@@ -169,14 +170,14 @@ def _gradient(objective: Callable[..., Tensor]) -> _Residual:
 
 
 def _vector(residual: Callable[..., Any]) -> _Residual:
-    def vector(structure: "_Structure", x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def vector(structure: Structure, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         return structure.flatten_like("residual", residual(structure.unflatten(x), *args, **kwargs))
 
     return vector
 
 
 def _difference(map: Callable[..., Any]) -> _Residual:
-    def difference(structure: "_Structure", x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def difference(structure: Structure, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         return x - structure.flatten_like("map", map(structure.unflatten(x), *args, **kwargs))
 
     return difference
@@ -255,8 +256,8 @@ class ImplicitFunction:
         options = self._options
         alone = {name: value for name, value in kwargs.items() if name in options.solver_only}
         shared = {name: value for name, value in kwargs.items() if name not in options.solver_only}
-        structure = _Structure.of(self._solve_opaquely(args, shared, alone))
-        arguments = _Arguments.of(args, shared)
+        structure = Structure.of(self._solve_opaquely(args, shared, alone))
+        arguments = Arguments.of(args, shared)
         x, parameters = structure.flat, [*arguments.tensors, *structure.constants]
         system = self._system(arguments, structure)
         r = system.residual(x, *parameters)
@@ -277,7 +278,7 @@ class ImplicitFunction:
 
     def _solve_opaquely(self, args: tuple[Any, ...], shared: dict[str, Any], alone: dict[str, Any]) -> Any:
         """The solver's result, constant, whatever transforms the call is under."""
-        given = _Arguments.of(args, {**shared, **alone})
+        given = Arguments.of(args, {**shared, **alone})
         found: list[tuple[list[Any], pytree.TreeSpec]] = []
 
         def run(tensors: list[Tensor]) -> list[Tensor]:
@@ -289,12 +290,10 @@ class ImplicitFunction:
         tensors = opaque(run, given.tensors or [torch.zeros(())], 0)
         rest, spec = found[0]
         remaining = iter(tensors)
-        return pytree.tree_unflatten([next(remaining) if leaf is _TENSOR else leaf for leaf in rest], spec)
+        return pytree.tree_unflatten([next(remaining) if leaf is TENSOR else leaf for leaf in rest], spec)
 
-    def _solve_each(
-        self, given: "_Arguments", tensors: list[Tensor]
-    ) -> tuple[list[Tensor], list[Any], pytree.TreeSpec]:
-        """Tensors of the results with one batch dimension, the leaves with `_TENSOR` in their place, the structure."""
+    def _solve_each(self, given: Arguments, tensors: list[Tensor]) -> tuple[list[Tensor], list[Any], pytree.TreeSpec]:
+        """Tensors of the results with one batch dimension, the leaves with `TENSOR` in their place, the structure."""
         if not given.tensors:
             tensors = []
         if self._options.batched:
@@ -311,9 +310,9 @@ class ImplicitFunction:
 
     def _collect(self, results: list[Any], size: int) -> tuple[list[Tensor], list[Any], pytree.TreeSpec]:
         leaves = [pytree.tree_flatten(result) for result in results]
-        rest, spec = [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves[0][0]], leaves[0][1]
+        rest, spec = [TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves[0][0]], leaves[0][1]
         columns = list(zip(*(flat for flat, _ in leaves), strict=True)) if all(s == spec for _, s in leaves) else None
-        if columns is None or any(not _alike(column) for column in columns):
+        if columns is None or any(not alike(column) for column in columns):
             raise ValueError("solver: given results that differ in structure or shape between elements, expected equal")
         return [self._stack(column, size) for column in columns if isinstance(column[0], Tensor)], rest, spec
 
@@ -328,7 +327,7 @@ class ImplicitFunction:
             raise ValueError(f"solver: given a result of shape {given}, expected ({size}, ...) as batched=True says")
         return tensor.detach().clone()
 
-    def _system(self, arguments: "_Arguments", structure: "_Structure") -> System:
+    def _system(self, arguments: Arguments, structure: Structure) -> System:
         n_arguments = len(arguments.tensors)
         of_vector = self._as_residual(self._function)
 
@@ -376,112 +375,9 @@ class ImplicitFunction:
         return opaque(run, [x, r, step if step is not None else r], 0)
 
 
-_TENSOR = object()  # Stands where a tensor was.
-
-
-class _Arguments(NamedTuple):
-    """Arguments of a call: its tensors apart from everything else."""
-
-    tensors: list[Tensor]
-    rest: list[Any]
-    spec: pytree.TreeSpec
-
-    @staticmethod
-    def of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Arguments":
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        return _Arguments(tensors, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
-
-    def rebuild(self, tensors: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The args and kwargs with other tensors in the same places."""
-        remaining = iter(tensors)
-        return pytree.tree_unflatten([next(remaining) if leaf is _TENSOR else leaf for leaf in self.rest], self.spec)
-
-
-@dataclass(frozen=True)
-class _Structure:
-    """A solution: unknowns are its floating-point tensors, in order, as one vector; other leaves are constants."""
-
-    leaves: list[Any]
-    spec: pytree.TreeSpec
-
-    @staticmethod
-    def of(solution: Any) -> "_Structure":
-        leaves, spec = pytree.tree_flatten(solution)
-        if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
-            raise ValueError("solver: given a complex result, expected real tensors; torch.view_as_real makes them")
-        if not any(_is_unknown(leaf) for leaf in leaves):
-            given = _describe(solution)
-            raise ValueError(f"solver: given a result of {given}, expected one with floating-point tensors")
-        return _Structure(leaves, spec)
-
-    @property
-    def unknowns(self) -> list[Tensor]:
-        return [leaf for leaf in self.leaves if _is_unknown(leaf)]
-
-    @property
-    def constants(self) -> list[Tensor]:
-        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor) and not _is_unknown(leaf)]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vector: that of the unknowns, at least float32."""
-        return functools.reduce(torch.promote_types, [t.dtype for t in self.unknowns], torch.float32)
-
-    @property
-    def flat(self) -> Tensor:
-        return self._vector(self.unknowns)
-
-    def _vector(self, tensors: list[Tensor]) -> Tensor:
-        return torch.cat([t.reshape(-1).to(self.dtype) for t in tensors])
-
-    def unflatten(self, x: Tensor) -> Any:
-        """The solution's structure with the entries of x (d,)."""
-        pieces = iter(x.split([t.numel() for t in self.unknowns]))
-        leaves = [
-            next(pieces).reshape(leaf.shape).to(leaf.dtype) if _is_unknown(leaf) else leaf for leaf in self.leaves
-        ]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-    def flatten_like(self, name: str, tree: Any) -> Tensor:
-        """The floating-point tensors of a tree structured as the solution, as one vector."""
-        tensors = [leaf for leaf in pytree.tree_leaves(tree) if _is_unknown(leaf)]
-        given, expected = [tuple(t.shape) for t in tensors], [tuple(t.shape) for t in self.unknowns]
-        if given != expected:
-            raise ValueError(f"{name}: given a result of shapes {given}, expected {expected}, those of the solution")
-        return self._vector(tensors)
-
-    def with_constants(self, constants: Sequence[Tensor]) -> "_Structure":
-        """The same with other tensors for the constant ones."""
-        remaining = iter(constants)
-        return replace(
-            self,
-            leaves=[
-                next(remaining) if isinstance(leaf, Tensor) and not _is_unknown(leaf) else leaf for leaf in self.leaves
-            ],
-        )
-
-
-def _is_unknown(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
-
-
-def _alike(column: tuple[Any, ...]) -> bool:
-    first = column[0]
-    if isinstance(first, Tensor):
-        return all(isinstance(t, Tensor) and t.shape == first.shape and t.dtype == first.dtype for t in column)
-    return all(leaf is first or leaf == first for leaf in column)
-
-
 def _finite(difference: Tensor) -> Tensor:
     """Zero where r − r.detach() is not: a residual that is not finite must not spoil the value."""
     return torch.where(difference.isfinite(), difference, 0.0)
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)}, dtype {value.dtype}"
-    return f"type {type(value).__name__}"
 
 
 def _check_callable(name: str, function: Any) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from .. import validation
+from ..constraints import Box, ColumnSimplex
 from ..losses import Huber, Loss, Squared
-from ..penalties import L1, Box, ColumnSimplex, GroupL2, NoPenalty, Penalty, SparseGroup
+from ..penalties import L1, GroupL2, NoPenalty, Penalty, SparseGroup
 from ..relative import Relative
 from ..solution import Solution
 from .base import ArgminLayer, Coefficients, Data, Strength, returned

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..penalties import Cardinality
+from ..constraints import Cardinality
 from .base import Data, Strength
 from .regression import RegressionLayer
 

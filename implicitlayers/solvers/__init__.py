@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..constraints import Cardinality
 from ..losses import MulticlassHinge, Squared
-from ..penalties import L1, Cardinality, NoPenalty
+from ..penalties import L1, NoPenalty
 from ..problem import Problem
 from . import direct, hinge, proximal_point, subset
 from .result import Result

@@ -7,8 +7,9 @@ the support it is plain ridge regression.
 import torch
 from torch import Tensor
 
+from ..constraints import Cardinality
 from ..features import Support
-from ..penalties import Cardinality, NoPenalty
+from ..penalties import NoPenalty
 from ..problem import Problem
 from . import branch, direct
 from .quadratic import Quadratic, Relaxation, reduce, relax_root, root_bound
