@@ -1,0 +1,411 @@
+"""All checks for one layer: as a function that prints a table, and as a base class for pytest."""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings
+from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+from hypothesis.strategies import SearchStrategy
+
+from . import derivatives, table
+from .batches import check_batching, check_isolation
+from .derivatives import check_argmin_derivatives, check_derivatives
+from .example import Example
+from .failures import failure
+from .inputs import check_bad_input, check_dtypes
+from .memory import check_memory
+from .metamorphic import check_metamorphic
+from .objectives import Named
+from .optimality import check_certificate, check_optimal
+from .sections import kinks_of
+from .strategies import examples
+from .subject import Subject
+
+# Seconds that go into making a failing example smaller.
+SHRINKING = 10.0
+# Most of generic, regular problems that a layer may flag.
+FLAGGED = 0.05
+
+
+class Row(NamedTuple):
+    """One property: whether it holds (None: does not apply), what was looked at, and the failure's message."""
+
+    name: str
+    holds: bool | None
+    detail: str
+    message: str = ""
+
+
+@dataclass
+class Suite:
+    """The checks of one subject.
+
+    Args:
+        subject: what is tested.
+        strengths: the layer's, as numbers; None: drawn for every example, which takes ``subject.make``.
+        max_examples: generated problems for the quickest check; the others take a share of it.
+        labels: give classes as integers instead of one-hot.
+    """
+
+    subject: Subject
+    strengths: Mapping[str, float] | None
+    max_examples: int = 100
+    labels: bool = False
+    _worst: Counter[str] = field(default_factory=Counter)
+
+    def examples(self, **options: Any) -> SearchStrategy[Example]:
+        """Problems that suit the layer."""
+        options = {"weights": self.subject.takes_weights, "labels": self.labels} | options
+        return examples(self.subject.objective, strengths=self.strengths, **options)
+
+    def run(self, name: str) -> Row:
+        """One property by its name in `PROPERTIES`."""
+        reason = _inapplicable(name, self)
+        if reason:
+            return Row(name, None, reason)
+        try:
+            return Row(name, True, PROPERTIES[name](self))
+        except AssertionError as error:
+            return Row(name, False, "see below", str(error))
+
+    def each(
+        self, check: Callable[[Example], Any], share: float, strategy: SearchStrategy[Example]
+    ) -> tuple[list[Any], int]:
+        """What the check returns for generated examples, and their number; the smallest failure is raised."""
+        found: list[tuple[int, str]] = []
+        results: list[Any] = []
+        first = [0.0]
+
+        @settings(
+            max_examples=max(3, round(share * self.max_examples)),
+            derandomize=True,
+            database=None,
+            deadline=None,
+            verbosity=Verbosity.quiet,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(strategy)
+        def run(example: Example) -> None:
+            if found and time.monotonic() - first[0] > SHRINKING:
+                reject()
+            try:
+                results.append(check(example))
+            except AssertionError as error:
+                first[0] = first[0] or time.monotonic()
+                found.append((len(example.code()), str(error)))
+                raise
+
+        try:
+            with warnings.catch_warnings():
+                # What a layer has to say about a nasty problem is judged by its status.
+                warnings.simplefilter("ignore")
+                run()
+        except (AssertionError, HypothesisException):
+            if not found:
+                raise
+        if found:
+            raise AssertionError(min(found)[1])
+        return results, len(results)
+
+
+def check_layer(
+    layer: Callable[..., Any] | None,
+    problem: Any = "lasso",
+    strengths: Mapping[str, float] | None = None,
+    *,
+    make: Callable[..., Callable[..., Any]] | None = None,
+    max_examples: int = 100,
+    tol: float = 1e-6,
+    derivative_tol: float = 1e-5,
+    labels: bool = False,
+    properties: Sequence[str] | None = None,
+) -> list[Row]:
+    """Run every check that applies to a layer on generated problems, print a table of what holds.
+
+        check_layer(my_lasso, problem="lasso", strengths={"l1": 0.1})
+        check_layer(None, problem="elastic_net", make=il.ElasticNet)          # strengths vary
+        check_layer(my_layer, problem=lambda X, Y, W: ...)                    # an objective of your own
+
+    Args:
+        layer: ``(X, Y) -> W``; see `Subject`, also for ``make``, ``tol`` and ``derivative_tol``.
+        problem: a name or an `objective`, or a function ``(X, Y, W, **strengths) -> (...)``.
+        strengths: of ``layer``, by the problem's names; None: drawn, and passed to ``make``.
+        make: ``(**strengths) -> layer``.
+        max_examples: problems for the quickest checks; slower ones take a share.
+        labels: classes are integers instead of one-hot.
+        properties: some of `PROPERTIES` by name; None: all.
+
+    Returns:
+        The table's rows.
+
+    Raises:
+        AssertionError: something does not hold; one error that lists all of it.
+        ValueError: neither ``strengths`` nor ``make`` is given.
+    """
+    subject = Subject(layer, problem, make, tol, derivative_tol)
+    if strengths is None and make is None and isinstance(subject.objective, Named):
+        raise ValueError("strengths: given None, expected those of the layer, or make= to build layers for any")
+    unknown = set(properties or ()) - set(PROPERTIES)
+    if unknown:
+        raise ValueError(f"properties: given {sorted(unknown)}, expected some of {', '.join(PROPERTIES)}")
+    suite = Suite(subject, strengths, max_examples, labels)
+    names = list(properties or PROPERTIES)
+    rows = []
+    with table.progress(len(names)) as advance:
+        for name in names:
+            rows.append(suite.run(name))
+            advance(name)
+    table.show(f"{_name(layer, make)} as {subject.objective.name}", rows)
+    failed = [row for row in rows if row.holds is False]
+    if failed:
+        listed = "\n\n".join(f"{row.name}: {row.message}" for row in failed)
+        raise AssertionError(f"{len(failed)} of {len(rows)} properties do not hold\n\n{listed}")
+    return rows
+
+
+def _optimality(suite: Suite) -> str:
+    gaps, count = suite.each(lambda e: check_optimal(suite.subject, e), 1.0, suite.examples())
+    return f"{count} problems, worst gap {max(gaps):.0e}"
+
+
+def _certificate(suite: Suite) -> str:
+    _, count = suite.each(lambda e: check_certificate(suite.subject, e), 1.0, suite.examples())
+    return f"{count} problems"
+
+
+def _flags(suite: Suite) -> str:
+    """Flags are for what is special: few of the regular problems carry one."""
+    subject, flagged = suite.subject, []
+
+    def look(example: Example) -> bool | None:
+        answer = subject.answer(example)
+        kinks = kinks_of(subject, example, answer)
+        problem = subject.objective
+        if answer.flagged is None or kinks is None or not isinstance(problem, Named):
+            return None
+        regularity = problem.regularity(example, answer.coefficients, None if problem.smooth else answer.dual)
+        if float(kinks.abs().amin()) < 1e-4 or float(regularity) < 1e-6:
+            return None
+        return bool(answer.flagged) or not bool(answer.converged if answer.converged is not None else True)
+
+    results, _ = suite.each(look, 1.0, suite.examples(kinds=("generic",)))
+    flagged = [result for result in results if result is not None]
+    if sum(flagged) > FLAGGED * len(flagged):
+        raise failure(
+            f"a flag on at most {FLAGGED:.0%} of regular problems (no kink within 1e-4, regular to 1e-6)",
+            f"one on {sum(flagged)} of {len(flagged)}",
+            "a threshold for degeneracy far too large, or a tolerance that cannot be reached",
+        )
+    return f"{sum(flagged)} of {len(flagged)} regular problems flagged"
+
+
+def _derivatives(mode: derivatives.Mode, share: float) -> Callable[[Suite], str]:
+    def run(suite: Suite) -> str:
+        subject = suite.subject
+        verdicts, _ = suite.each(lambda e: check_derivatives(subject, e, modes=(mode,)), share, suite.examples())
+        return _counted(verdicts)
+
+    return run
+
+
+def _argmin(suite: Suite) -> str:
+    strategy = suite.examples(kinds=("generic",), n=st.integers(5, 8), m=st.integers(1, 4), weights=False)
+    verdicts, _ = suite.each(lambda e: check_argmin_derivatives(suite.subject, e), 0.1, strategy)
+    return _counted(verdicts)
+
+
+def _counted(verdicts: list[str]) -> str:
+    count = Counter(verdicts)
+    if count["undecided"] > count["checked"]:
+        raise failure(
+            "solutions smooth enough for differences to tell their derivative",
+            f"{count['undecided']} of {len(verdicts)} problems where differences are too noisy",
+            "the solver stops at a low precision: its values jump from one input to the next",
+        )
+    rest = [f"{count[what]} {what}" for what in ("degenerate", "undecided") if count[what]]
+    return ", ".join([f"{count['checked']} problems", *rest])
+
+
+def _metamorphic(suite: Suite) -> str:
+    strategy = suite.examples(n=st.integers(2, 8))
+    names, _ = suite.each(lambda e: check_metamorphic(suite.subject, e), 0.15, strategy)
+    count = Counter(name for some in names for name in some)
+    return f"{len(count)} relations, {sum(count.values())} times"
+
+
+def _batching(suite: Suite) -> str:
+    strategy = suite.examples(batch=(3,), kinds=("generic",), n=st.integers(3, 6), m=_few(suite), k=2)
+    _, count = suite.each(lambda e: check_batching(suite.subject, e), 0.08, strategy)
+    return f"{count} batches of 3"
+
+
+def _isolation(suite: Suite) -> str:
+    strategy = suite.examples(batch=(3,), kinds=("generic",), n=st.integers(3, 6), m=_few(suite), k=2, labels=False)
+    _, count = suite.each(lambda e: check_isolation(suite.subject, e), 0.08, strategy)
+    return f"{count} batches of 3, each spoilt in several ways"
+
+
+def _dtypes(suite: Suite) -> str:
+    strategy = suite.examples(kinds=("generic",), n=st.integers(3, 6))
+    _, count = suite.each(lambda e: check_dtypes(suite.subject, e), 0.08, strategy)
+    return f"{count} problems"
+
+
+def _bad_input(suite: Suite) -> str:
+    strategy = suite.examples(kinds=("generic",), n=st.integers(3, 6), m=_few(suite))
+    suite.each(lambda e: check_bad_input(suite.subject, e), 0.02, strategy)
+    return "shapes, dtypes" + (", strengths" if suite.subject.make else "")
+
+
+def _memory(suite: Suite) -> str:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(20, 20_000, generator=generator, dtype=torch.float64)
+    problem = suite.subject.objective
+    classes = problem.classes if isinstance(problem, Named) else 0
+    Y: torch.Tensor = X[:, :2] + torch.randn(20, 2, generator=generator, dtype=torch.float64)
+    if classes:
+        Y = torch.nn.functional.one_hot(torch.arange(20) % 2, 2).to(X)
+        Y = Y.argmax(-1) if suite.labels else Y
+    example = Example(X, Y, dict(suite.strengths or {}))
+    if isinstance(problem, Named):
+        from .scaling import at_ratio, drawn_strengths
+
+        example = drawn_strengths(problem, example, 0.3, 0.1, 0.0) if suite.strengths is None else at_ratio(problem, example, 0.3)
+    share = check_memory(suite.subject, example.X, Y, dict(example.strengths))  # type: ignore[arg-type]
+    return f"{share:.1f} times X at 20 × 20,000"
+
+
+def _few(suite: Suite) -> Any:
+    problem = suite.subject.objective
+    return None if isinstance(problem, Named) and problem.groups else st.integers(1, 4)
+
+
+PROPERTIES: dict[str, Callable[[Suite], str]] = {
+    "optimality": _optimality,
+    "certificate": _certificate,
+    "flags": _flags,
+    "derivatives, reverse": _derivatives("reverse", 0.15),
+    "derivatives, forward": _derivatives("forward", 0.1),
+    "derivatives of the argmin": _argmin,
+    "second derivatives": _derivatives("second", 0.05),
+    "second derivatives, all compositions": _derivatives("compositions", 0.05),
+    "metamorphic": _metamorphic,
+    "batching": _batching,
+    "isolation": _isolation,
+    "dtypes": _dtypes,
+    "bad input": _bad_input,
+    "memory": _memory,
+}
+
+
+def _inapplicable(name: str, suite: Suite) -> str:
+    """Why a property does not apply; empty where it does."""
+    subject, problem = suite.subject, suite.subject.objective
+    if name in ("certificate", "flags") and not (subject.says_gap and isinstance(problem, Named)):
+        return "the layer says nothing of its gap or status"
+    if name == "derivatives of the argmin":
+        if not isinstance(problem, Named) or not problem.smooth or problem.fit_intercept or problem.n_nonzero is not None:
+            return "needs a named convex problem with smooth loss, without intercept"
+    if name == "memory" and isinstance(problem, Named) and (problem.groups or problem.n_nonzero):
+        return "needs a layer for any number of features"
+    return ""
+
+
+def _name(layer: Any, make: Any) -> str:
+    thing = layer if layer is not None else make
+    return getattr(thing, "__name__", type(thing).__name__)
+
+
+class LayerSuite:
+    """Base class for pytest: one test per property.
+
+        class TestMyLasso(LayerSuite):
+            layer = staticmethod(my_lasso)
+            problem = "lasso"
+            strengths = {"l1": 0.1}
+
+    Attributes are those of `check_layer`.
+    """
+
+    layer: ClassVar[Any] = None
+    problem: ClassVar[Any] = "lasso"
+    strengths: ClassVar[Mapping[str, float] | None] = None
+    make: ClassVar[Any] = None
+    max_examples: ClassVar[int] = 100
+    tol: ClassVar[float] = 1e-6
+    derivative_tol: ClassVar[float] = 1e-5
+    labels: ClassVar[bool] = False
+
+    def holds(self, name: str) -> None:
+        """Fail unless the property holds; skip where it does not apply."""
+        import pytest
+
+        subject = Subject(self.layer, self.problem, self.make, self.tol, self.derivative_tol)
+        row = Suite(subject, self.strengths, self.max_examples, self.labels).run(name)
+        if row.holds is None:
+            pytest.skip(f"{name}: {row.detail}")
+        if not row.holds:
+            pytest.fail(f"{name}: {row.message}", pytrace=False)
+
+    def test_optimality(self) -> None:
+        """`check_optimal`."""
+        self.holds("optimality")
+
+    def test_certificate(self) -> None:
+        """`check_certificate`."""
+        self.holds("certificate")
+
+    def test_flags(self) -> None:
+        """Few regular problems are flagged."""
+        self.holds("flags")
+
+    def test_derivatives_in_reverse_mode(self) -> None:
+        """`check_derivatives`."""
+        self.holds("derivatives, reverse")
+
+    def test_derivatives_in_forward_mode(self) -> None:
+        """`check_derivatives`."""
+        self.holds("derivatives, forward")
+
+    def test_derivatives_of_the_argmin(self) -> None:
+        """`check_argmin_derivatives`."""
+        self.holds("derivatives of the argmin")
+
+    def test_second_derivatives(self) -> None:
+        """`check_derivatives`."""
+        self.holds("second derivatives")
+
+    def test_second_derivatives_in_all_compositions(self) -> None:
+        """`check_derivatives`."""
+        self.holds("second derivatives, all compositions")
+
+    def test_metamorphic(self) -> None:
+        """`check_metamorphic`."""
+        self.holds("metamorphic")
+
+    def test_batching(self) -> None:
+        """`check_batching`."""
+        self.holds("batching")
+
+    def test_isolation(self) -> None:
+        """`check_isolation`."""
+        self.holds("isolation")
+
+    def test_dtypes(self) -> None:
+        """`check_dtypes`."""
+        self.holds("dtypes")
+
+    def test_bad_input(self) -> None:
+        """`check_bad_input`."""
+        self.holds("bad input")
+
+    def test_memory(self) -> None:
+        """`check_memory`."""
+        self.holds("memory")
