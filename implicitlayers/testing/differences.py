@@ -37,7 +37,7 @@ def difference(
     h = step / RATIO ** torch.arange(levels, dtype=torch.float64)
     values, kinks = f(torch.cat([torch.zeros(1, dtype=torch.float64), h, -h]))
     plus, minus = values[1 : levels + 1], values[levels + 1 :]
-    slopes = (plus - minus) / (2 * h).reshape(-1, *[1] * (plus.dim() - 1))
+    slopes = (plus - minus) / (2 * h).reshape((-1, *[1] * (plus.dim() - 1)))
     valid = _largest(slopes, batch + 1).isfinite()
     if kinks is not None:
         same = ((kinks > 0) == (kinks[:1] > 0)).all(-1)
@@ -69,4 +69,4 @@ def _largest(t: Tensor, batch: int) -> Tensor:
 
 
 def _shaped(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.reshape(*mask.shape, *[1] * (like.dim() - mask.dim()))
+    return mask.reshape((*mask.shape, *[1] * (like.dim() - mask.dim())))

@@ -62,10 +62,14 @@ class Norms(NamedTuple):
         return torch.zeros_like(V[..., 0, 0])
 
     def feasible_scale(self, V: Tensor) -> Tensor:
-        """By bisection; the lower end is feasible."""
+        """In closed form where there are entries or groups only; else by bisection, whose lower end is feasible."""
+        if not bool((self.group > 0).any()):
+            return (self.entry / V.abs().amax((-2, -1)).clamp_min(1e-300)).clamp_max(1.0)
+        if not bool((self.entry > 0).any()):
+            return (self.group / self._norms(V).clamp_min(1e-300)).amin(-1).clamp_max(1.0)
         low, high = torch.zeros_like(V[..., 0, 0]), torch.ones_like(V[..., 0, 0])
         whole = self._within(V, high)
-        for _ in range(60):
+        for _ in range(100):
             middle = (low + high) / 2
             good = self._within(V, middle)
             low, high = torch.where(good, middle, low), torch.where(good, high, middle)

@@ -48,7 +48,7 @@ class Section:
         """The example at p, (..., size); leading dimensions of p become the example's."""
         changed = {}
         for i, (name, direction) in enumerate(self.directions.items()):
-            changed[name] = p[..., i].reshape(*p.shape[:-1], *[1] * direction.dim()) * direction
+            changed[name] = p[..., i].reshape((*p.shape[:-1], *[1] * direction.dim())) * direction
         example = self.example
         lead = p.shape[:-1]
         weight = example.sample_weight

@@ -60,8 +60,7 @@ def examples(
         labels: classes as integers instead of one-hot; the largest one always occurs.
     """
     classes = problem.classes if isinstance(problem, Named) else 0
-    sparse = isinstance(problem, Named) and problem.sparse
-    allowed = tuple(kinds) if kinds is not None else kinds_module.applicable(classes > 0, sparse, weights)
+    allowed = tuple(kinds) if kinds is not None else kinds_of_problem(problem, weights)
     smallest = max((max(g) + 1 for g in problem.groups), default=1) if isinstance(problem, Named) and problem.groups else 1
     features = m if m is not None else st.integers(smallest, max(5, smallest)) if smallest == 1 else smallest
 
@@ -98,6 +97,13 @@ def examples(
         return _converted(example, dtype, classes > 0, labels)
 
     return draw_example()
+
+
+def kinds_of_problem(problem: Named | OwnObjective, weights: bool) -> tuple[str, ...]:
+    """The kinds that make sense for it, "generic" first."""
+    if isinstance(problem, OwnObjective):
+        return kinds_module.applicable(False, False, weights)
+    return kinds_module.applicable(problem.classes > 0, problem.sparse, weights)
 
 
 def _default_k(classes: int) -> SearchStrategy[int]:

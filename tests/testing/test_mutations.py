@@ -1,0 +1,46 @@
+"""The checks are able to fail: each mistake is caught, and by the check that is there for it."""
+
+from functools import partial
+
+import pytest
+from handmade import ElasticNet
+
+from implicitlayers.testing import check_layer
+
+# Mistake: the property that must fail, what its message must say, and a property that holds all the same.
+MUTATIONS = {
+    "sign in prox": ("optimality", "duality gap", "bad input"),
+    "1/n for 1/(2n)": ("optimality", "all strengths times 1/2", "bad input"),
+    "loose support": ("derivatives, reverse", "wrong support", "optimality"),
+    "mean over the batch": ("batching", "mean over the batch", "derivatives, reverse"),
+    "no l2 in H": ("derivatives, forward", "the l2 term", "optimality"),
+    "infeasible dual": ("certificate", "not feasible", "bad input"),
+    "detached strength": ("derivatives, reverse", "l1 is detached", "optimality"),
+    "flags everything": ("flags", "20 of 20", "optimality"),
+    "NaN from zeros": ("optimality", "finite coefficients", "dtypes"),
+    "no isolation": ("isolation", "not to change the others", "optimality"),
+    "float64 for float32": ("dtypes", "torch.float32 coefficients", "optimality"),
+}
+
+
+def run(mistake, *properties, max_examples=20):
+    made = partial(ElasticNet, mistake=mistake)
+    problem = "elastic_net" if mistake == "no l2 in H" else "lasso"
+    return check_layer(None, problem, make=made, properties=properties or None, max_examples=max_examples, shrink_seconds=1.0)
+
+
+@pytest.mark.parametrize("mistake", MUTATIONS)
+def test_a_mistake_is_caught_by_the_check_that_is_there_for_it(mistake):
+    fails, message, holds = MUTATIONS[mistake]
+    with pytest.raises(AssertionError) as caught:
+        run(mistake, fails, holds)
+    listed = str(caught.value)
+    assert listed.startswith("1 of 2 properties do not hold"), listed
+    assert f"\n{fails}: expected" in listed
+    assert message in listed
+    assert "example = Example(" in listed or fails == "flags"
+
+
+def test_without_a_mistake_everything_holds():
+    rows = run("")
+    assert all(row.holds for row in rows if row.holds is not None), rows
