@@ -141,7 +141,8 @@ class Named:
         data = self._data(example, point)
         primal, null = _primal(data, point), self._null(data, point)
         if self.n_nonzero is not None:
-            bound = subsets.minimum(data.X, data.Y, data.weight, data.l2, self.n_nonzero)
+            X, Y = _centred(data) if self.fit_intercept else (data.X, data.Y)
+            bound = subsets.minimum(X, Y, data.weight, data.l2, self.n_nonzero)
         else:
             bound = self._dual_value(data, point._replace(Theta=None))
             if dual is not None:
@@ -174,7 +175,8 @@ class Named:
         point = self._point(example, coefficients, dual)
         data = self._data(example, point)
         if self.n_nonzero is not None:
-            return subsets.kinks(data.X, data.Y, data.weight, data.l2, self.n_nonzero, point.W)
+            X, Y = _centred(data) if self.fit_intercept else (data.X, data.Y)
+            return subsets.kinks(X, Y, data.weight, data.l2, self.n_nonzero, point.W)
         step = data.step
         V = point.W - step[..., None, None] * _slope(data, point, self.fit_intercept)[0]
         scale = V.abs().amax((-2, -1)).clamp_min(1e-300)
@@ -268,9 +270,7 @@ class Named:
     def _dual_value(self, data: Data, point: Point) -> Tensor:
         """D at the point's Θ made feasible; without one, at the residuals."""
         if isinstance(data.loss, Squared) and not self.strengths.keys() & {"l1", "total", "upper"}:
-            data, bound = _projected(data, self.fit_intercept)
-            if bound is not None:
-                return bound
+            return _least(data, self.fit_intercept)
         Theta = point.Theta
         if Theta is None:
             Z = data.X @ point.W
@@ -374,13 +374,15 @@ def _conjugate(data: Data, V: Tensor) -> Tensor:
     return torch.where(data.l2 > 0, strong, data.penalty.conjugate(V))
 
 
-def _projected(data: Data, fit_intercept: bool) -> tuple[Data, Tensor | None]:
+def _centred(data: Data) -> tuple[Tensor, Tensor]:
+    """X and Y less their weighted means: what is left of a squared loss once the intercept is minimised."""
+    weight = data.weight[..., None]
+    return data.X - (weight * data.X).sum(-2, keepdim=True), data.Y - (weight * data.Y).sum(-2, keepdim=True)
+
+
+def _least(data: Data, fit_intercept: bool) -> Tensor:
     """The least value itself where there is no penalty: by a singular value decomposition."""
-    A = data.X
-    Y = data.Y
-    if fit_intercept:
-        A = A - (data.weight[..., None] * A).sum(-2, keepdim=True)
-        Y = Y - (data.weight[..., None] * Y).sum(-2, keepdim=True)
+    A, Y = _centred(data) if fit_intercept else (data.X, data.Y)
     root = data.weight.sqrt()[..., None]
     U, S, _ = torch.linalg.svd(root * A, full_matrices=False)
     B = U.mT @ (root * Y)
@@ -390,7 +392,7 @@ def _projected(data: Data, fit_intercept: bool) -> tuple[Data, Tensor | None]:
     kept = torch.where(cut, l2 / (S.square() + l2).clamp_min(1e-300), 1.0)
     inside = (kept[..., None] * B.square()).sum((-2, -1))
     outside = ((root * Y) - U @ B).square().sum((-2, -1))
-    return data, (inside + outside) / 2
+    return (inside + outside) / 2
 
 
 def _face_matrix(data: Data, point: Point) -> Tensor:

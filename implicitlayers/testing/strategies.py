@@ -74,7 +74,7 @@ def examples(
         targets = number(_default_k(classes) if k is None else k)
         targets = 2 if classes == 2 else targets
         seed = draw(st.integers(0, 2**16))
-        X, Y = _ordinary(
+        X, Y = ordinary(
             seed, tuple(batch), *size, targets, classes > 0, number(correlation), number(condition), number(sparsity)
         )
         weight = torch.ones(X.shape[:-1], dtype=torch.float64)
@@ -110,7 +110,7 @@ def _default_k(classes: int) -> SearchStrategy[int]:
     return st.integers(2, 3) if classes else st.integers(1, 3)
 
 
-def _ordinary(
+def ordinary(
     seed: int, batch: tuple[int, ...], n: int, m: int, k: int, classes: bool, correlation: float, condition: float, sparsity: float
 ) -> tuple[Tensor, Tensor]:
     """Features and targets, one-hot for classes, of which the first samples have one each."""
