@@ -57,7 +57,9 @@ class Layer(NamedTuple):
         off = dict.fromkeys(self.zero, 0.0)
         intercept = {"fit_intercept": True} if self.problem.fit_intercept else {}
         options = {"tol": tol, "on_fail": "ignore", "derivative_order": 1}
-        return Subject(None, self.problem, lambda **strengths: self.make(**strengths | off, **intercept, **options), TOL)
+        return Subject(
+            None, self.problem, lambda **strengths: self.make(**strengths | off, **intercept, **options), TOL
+        )
 
 
 def layers() -> dict[str, Layer]:
@@ -111,7 +113,9 @@ def plan(problems: int, size: int) -> list[Batch]:
             nasty = kinds_of_problem(layer.problem, weights=True)[1:]
             if layer.zero and "l1" in layer.zero:
                 nasty = tuple(kind for kind in nasty if kind not in kinds.RATIOS)
-            batches += [Batch(name, kind, len(batches) + i) for i, kind in enumerate((*nasty, *["generic"] * len(nasty)))]
+            batches += [
+                Batch(name, kind, len(batches) + i) for i, kind in enumerate((*nasty, *["generic"] * len(nasty)))
+            ]
     return batches
 
 
@@ -132,9 +136,12 @@ def example_of(batch: Batch, size: int) -> Example:
     if problem.groups and problem.name == "group_lasso":
         strengths["group_weights"] = WEIGHTS.expand(size, -1)
     example = Example(X, Y, strengths, weight if weighted else None, batch.kind)
-    ridge = rng.choice(RIDGES if example.generic else (*RIDGES, 0.0))
+    # Without any penalty there may be no minimum.
+    ridge = rng.choice(RIDGES if example.generic or "l1" in layer.zero else (*RIDGES, 0.0))
     drawn = drawn_strengths(problem, example, _ratios(batch.kind, size, generator), ridge, rng.choice((0.03, 0.3, 1.0)))
-    return drawn.with_strengths(**{name: torch.zeros(size, dtype=torch.float64) for name in layer.zero})
+    drawn = drawn.with_strengths(**{name: torch.zeros(size, dtype=torch.float64) for name in layer.zero})
+    solvable = problem.solvable(drawn)
+    return drawn[solvable] if solvable.any() else example_of(batch._replace(seed=batch.seed + 1_000_003), size)
 
 
 def _ratios(kind: str, size: int, generator: torch.Generator) -> Tensor:
@@ -148,6 +155,7 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
     """Solve a batch and judge it: a row of figures, and code for whatever should not be."""
     start = time.perf_counter()
     layer, example = layers()[batch.layer], example_of(batch, size)
+    size = len(example.X)
     subject, problem = layer.subject(TOL), layer.problem
     answer = subject.answer(example)
     status = _solution_status(layer, example)
@@ -159,6 +167,7 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
     }
     plain = status == 0
     error, judged, lost = derivative_errors(layer, example[:sampled])
+    sampled = len(error)
     judged &= plain[:sampled]
     error = torch.where(judged, error, 0.0)
     wrong = torch.zeros(size, dtype=torch.bool)
@@ -192,7 +201,9 @@ def _weights(example: Example) -> dict[str, Tensor]:
 
 def _figures(gap: Tensor, error: Tensor, mask: Tensor) -> str:
     first = int(mask.nonzero()[0])
-    return f"gap {float(gap[first]):.1e}" + (f", derivative error {float(error[first]):.1e}" if first < len(error) else "")
+    return f"gap {float(gap[first]):.1e}" + (
+        f", derivative error {float(error[first]):.1e}" if first < len(error) else ""
+    )
 
 
 def true_gap(problem: Named, example: Example, answer: Answer) -> Tensor:

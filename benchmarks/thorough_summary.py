@@ -80,8 +80,14 @@ def _promises(rows: Sequence[Row]) -> dict[str, tuple[bool, str]]:
     return {
         "no NaN from finite input": (nan == 0, f"{nan} of {total:,}"),
         'no "converged" whose true gap exceeds the tolerance': (false == 0, f"{false} of {total:,}"),
-        f"no derivative off by more than {DERIVATIVE:.0e} at a point without a flag": (wrong == 0, f"{wrong} of {checked:,}"),
-        f"at most {FLAGGED:.1%} of generic problems not converged": (flagged <= FLAGGED * count, f"{flagged} of {count:,}"),
+        f"no derivative off by more than {DERIVATIVE:.0e} at a point without a flag": (
+            wrong == 0,
+            f"{wrong} of {checked:,}",
+        ),
+        f"at most {FLAGGED:.1%} of generic problems not converged": (
+            flagged <= FLAGGED * count,
+            f"{flagged} of {count:,}",
+        ),
     }
 
 
@@ -89,7 +95,11 @@ def _page(
     lines: Sequence[dict[str, Any]], promises: dict[str, tuple[bool, str]], rows: Sequence[Row], command: str
 ) -> str:
     header = list(lines[0])
-    table = [" | ".join(header), " | ".join(["---"] * len(header)), *(" | ".join(map(str, line.values())) for line in lines)]
+    table = [
+        " | ".join(header),
+        " | ".join(["---"] * len(header)),
+        *(" | ".join(map(str, line.values())) for line in lines),
+    ]
     held = [f"| {promise} | {'holds' if ok else '**fails**'} | {found} |" for promise, (ok, found) in promises.items()]
     minutes = sum(row.seconds for row in rows) / 60
     return "\n".join(

@@ -73,7 +73,9 @@ class ElasticNet:
         dtype = X.dtype
         X, Y = X.double(), Y.double()
         if X.dim() == 2 and Y.dim() == 3:
-            expand = MeanOverBatch.apply if self.mistake == "mean over the batch" else lambda X, b: X.expand(b, *X.shape)
+            expand = (
+                MeanOverBatch.apply if self.mistake == "mean over the batch" else lambda X, b: X.expand(b, *X.shape)
+            )
             X = expand(X, Y.shape[0])
         l1, l2 = (torch.as_tensor(s, dtype=torch.float64)[..., None, None] for s in (self.l1, self.l2))
         if self.mistake == "detached strength":

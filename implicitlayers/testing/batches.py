@@ -78,7 +78,9 @@ def check_isolation(subject: Subject, example: Example) -> None:
                 "NaN is lost in a comparison or a clamp",
             )
         if what == "zero features" and not bool(found[0].isfinite().all()):
-            raise failure("finite coefficients of zero features", "NaN or infinity", "a division by a norm that is zero")
+            raise failure(
+                "finite coefficients of zero features", "NaN or infinity", "a division by a norm that is zero"
+            )
 
 
 def _check_shared_features(subject: Subject, example: Example) -> None:
@@ -154,14 +156,16 @@ def _flagged(subject: Subject, example: Example) -> bool:
     return answer.converged is not None and not bool(answer.converged[0])
 
 
-def _same(
-    subject: Subject, found: Tensor, expected: Tensor, what: str, cause: str, exact: bool = False
-) -> None:
+def _same(subject: Subject, found: Tensor, expected: Tensor, what: str, cause: str, exact: bool = False) -> None:
     tolerance = 1e-8 if exact else 10 * subject.coef_tol
     scale = float(expected.abs().max().nan_to_num(1.0).clamp_min(1e-12)) if expected.numel() else 1.0
-    error = float((found - expected).abs().max().nan_to_num(torch.inf)) / scale if found.shape == expected.shape else None
+    error = (
+        float((found - expected).abs().max().nan_to_num(torch.inf)) / scale if found.shape == expected.shape else None
+    )
     if error is None:
-        raise failure(what, f"the shape {tuple(found.shape)}, not {tuple(expected.shape)}", "dimensions are assumed, not read")
+        raise failure(
+            what, f"the shape {tuple(found.shape)}, not {tuple(expected.shape)}", "dimensions are assumed, not read"
+        )
     if not error <= tolerance:
         raise failure(f"{what} (to {tolerance:.0e})", f"a relative difference of {error:.1e}", cause)
 
@@ -176,4 +180,3 @@ def _stacked(example: Example) -> Example:
         strengths={name: twice(value) for name, value in example.strengths.items()},
         sample_weight=None if example.sample_weight is None else twice(example.sample_weight),
     )
-

@@ -151,7 +151,9 @@ def _floor(section: Section) -> float:
     return 1e-3 * float(section.value.abs().max()) + 1e-12
 
 
-def _compare(given: Tensor, expected: Tensor, truth: Difference, section: Section, name: str, how: str, share: float) -> None:
+def _compare(
+    given: Tensor, expected: Tensor, truth: Difference, section: Section, name: str, how: str, share: float
+) -> None:
     scale = max(float(truth.value.abs().max()), _floor(section)) * share
     error = float((given - expected).abs().max()) - 2 * float(truth.error) * share
     if error <= section.subject.derivative_tol * scale:
@@ -249,9 +251,7 @@ def _gradient(section: Section, C: Tensor, p: Tensor) -> Tensor:
     return gradients((section.W(p) * C).sum(), [p])[0]
 
 
-def _gradients_along(
-    section: Section, C: Tensor, t: Tensor, axis: Tensor, name: str
-) -> tuple[Tensor, Tensor | None]:
+def _gradients_along(section: Section, C: Tensor, t: Tensor, axis: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
     """Gradients, and kinks, at the points t·axis."""
     points = t[:, None] * axis
     kinks = section.only(name).along(t)[1]

@@ -201,6 +201,17 @@ class Named:
         values = torch.linalg.svdvals(J)
         return values[..., -1] / values[..., 0].clamp_min(1e-300)
 
+    def solvable(self, example: Example) -> Tensor:
+        """Whether there is a minimiser, (...): a multinomial's intercept runs off where a class has no sample."""
+        present = torch.ones(example.batch, dtype=torch.bool)
+        if self.name != "logistic" or not self.fit_intercept:
+            return present
+        Y = self.targets(example, _columns(self, example))
+        weight = (
+            torch.ones(Y.shape[-2], dtype=torch.float64) if example.sample_weight is None else example.sample_weight
+        )
+        return present & ((weight[..., None] * Y).sum(-2) > 0).all(-1)
+
     @torch.no_grad()
     def scale_to_zero(self, example: Example) -> Tensor:
         """The factor (...) of X below which the solution is zero for the strengths given; infinite: always zero.
@@ -218,6 +229,9 @@ class Named:
             Theta = (k * data.Y - 1) / (k - 1)
         V = _correlation(data, Theta)
         largest = V.abs().amax((-2, -1))
+        # What rounding leaves of a correlation that is zero is no threshold.
+        noise = 1e-11 * data.X.abs().amax((-2, -1)) * data.Y.abs().amax((-2, -1))
+        largest = torch.where(largest > noise, largest, 0.0)
         unit = V / torch.where(largest > 0, largest, 1.0)[..., None, None]
         # Scaled up far beyond any threshold, so that what comes back is the threshold itself.
         huge = 1e8
@@ -245,9 +259,7 @@ class Named:
         missing = [name for name in self.strengths if name not in given]
         if missing or set(given) - set(self.strengths):
             raise ValueError(f"strengths: given {sorted(example.strengths)}, expected {sorted(self.strengths)}")
-        values = {
-            name: torch.as_tensor(value, dtype=torch.float64).expand(batch) for name, value in given.items()
-        }
+        values = {name: torch.as_tensor(value, dtype=torch.float64).expand(batch) for name, value in given.items()}
         weights = torch.as_tensor(example.strengths.get("group_weights", 1.0), dtype=torch.float64)
         loss, penalty = _terms(self, values, weights, m)
         return Data(

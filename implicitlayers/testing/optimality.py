@@ -130,11 +130,20 @@ def _cause(subject: Subject, example: Example, answer: Answer) -> str:
     problem = subject.objective
     assert isinstance(problem, Named)
     n = example.X.shape[-2]
-    for factor, what in ((2.0, "2"), (0.5, "1/2"), (float(n), "n"), (1 / n, "1/n"), (2.0 * n, "2n"), (0.5 / n, "1/(2n)")):
+    for factor, what in (
+        (2.0, "2"),
+        (0.5, "1/2"),
+        (float(n), "n"),
+        (1 / n, "1/n"),
+        (2.0 * n, "2n"),
+        (0.5 / n, "1/(2n)"),
+    ):
         names = [name for name in example.strengths if name in ("l1", "l2", "group_l1")]
         other = example.with_strengths(**{name: example.strengths[name] * factor for name in names})
         if names and factor != 1 and float(problem.gap(other, answer.coefficients, _dual(answer)).max()) <= subject.tol:
-            return f"the layer solves the problem with all strengths times {what}: a mean for a sum, ½ left out, or twice"
+            return (
+                f"the layer solves the problem with all strengths times {what}: a mean for a sum, ½ left out, or twice"
+            )
     return "the solver stops early; or a threshold has the wrong sign or size; or the problem is another"
 
 

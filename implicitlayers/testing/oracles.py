@@ -46,7 +46,9 @@ def _converged(problem: Named, example: Example, steps: int, tol: float) -> tupl
 
 def as_numpy(value: Any) -> np.ndarray:
     """Float64 numpy, from tensors of any floating dtype."""
-    return value.detach().to(torch.float64).numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64)
+    return (
+        value.detach().to(torch.float64).numpy() if isinstance(value, Tensor) else np.asarray(value, dtype=np.float64)
+    )
 
 
 def weights_of(X: Any, sample_weight: Any) -> np.ndarray:

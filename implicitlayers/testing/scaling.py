@@ -27,9 +27,7 @@ def at_ratio(problem: Named, example: Example, ratio: float) -> Example:
     return example.replace(X=example.X * factor[..., None, None])
 
 
-def drawn_strengths(
-    problem: Named, example: Example, ratio: float | Tensor, ridge: float, smoothing: float
-) -> Example:
+def drawn_strengths(problem: Named, example: Example, ratio: float | Tensor, ridge: float, smoothing: float) -> Example:
     """The example with strengths: sparsity at ``ratio`` of what makes the solution zero, l2 at ``ridge`` mean squares.
 
     A strength that must be positive is.

@@ -61,7 +61,9 @@ def examples(
     """
     classes = problem.classes if isinstance(problem, Named) else 0
     allowed = tuple(kinds) if kinds is not None else kinds_of_problem(problem, weights)
-    smallest = max((max(g) + 1 for g in problem.groups), default=1) if isinstance(problem, Named) and problem.groups else 1
+    smallest = (
+        max((max(g) + 1 for g in problem.groups), default=1) if isinstance(problem, Named) and problem.groups else 1
+    )
     features = m if m is not None else st.integers(smallest, max(5, smallest)) if smallest == 1 else smallest
 
     @st.composite
@@ -96,6 +98,8 @@ def examples(
                 example = at_ratio(problem, example, relative)
         return _converted(example, dtype, classes > 0, labels)
 
+    if isinstance(problem, Named):
+        return draw_example().filter(lambda example: bool(problem.solvable(example).all()))
     return draw_example()
 
 
@@ -103,7 +107,11 @@ def kinds_of_problem(problem: Named | OwnObjective, weights: bool) -> tuple[str,
     """The kinds that make sense for it, "generic" first."""
     if isinstance(problem, OwnObjective):
         return kinds_module.applicable(False, False, weights)
-    return kinds_module.applicable(problem.classes > 0, problem.sparse, weights)
+    kinds = kinds_module.applicable(problem.classes > 0, problem.sparse, weights)
+    if problem.name == "logistic" and problem.fit_intercept:
+        # Where a class has no sample, its intercept has no minimum.
+        return tuple(kind for kind in kinds if kind not in ("absent class", "one sample"))
+    return kinds
 
 
 def _default_k(classes: int) -> SearchStrategy[int]:
@@ -111,7 +119,15 @@ def _default_k(classes: int) -> SearchStrategy[int]:
 
 
 def ordinary(
-    seed: int, batch: tuple[int, ...], n: int, m: int, k: int, classes: bool, correlation: float, condition: float, sparsity: float
+    seed: int,
+    batch: tuple[int, ...],
+    n: int,
+    m: int,
+    k: int,
+    classes: bool,
+    correlation: float,
+    condition: float,
+    sparsity: float,
 ) -> tuple[Tensor, Tensor]:
     """Features and targets, one-hot for classes, of which the first samples have one each."""
     X = _normal(seed, *batch, n, m)

@@ -29,6 +29,8 @@ from .subject import Subject
 
 # Most of generic, regular problems that a layer may flag.
 FLAGGED = 0.05
+# Samples and features where memory is looked at: X outweighs coefficients and whatever is of samples by samples.
+LARGE = (50, 1_000)
 
 
 class Row(NamedTuple):
@@ -60,7 +62,9 @@ class Suite:
 
     def examples(self, **options: Any) -> SearchStrategy[Example]:
         """Problems that suit the layer."""
-        options = {"weights": self.subject.takes_weights, "labels": self.labels} | options
+        # A function of (X, Y, W) knows nothing of weights.
+        weights = self.subject.takes_weights and isinstance(self.subject.objective, Named)
+        options = {"weights": weights, "labels": self.labels} | options
         return examples(self.subject.objective, strengths=self.strengths, **options)
 
     def run(self, name: str) -> Row:
@@ -224,7 +228,7 @@ def _derivatives(mode: derivatives.Mode, share: float) -> Callable[[Suite], str]
 
 
 def _argmin(suite: Suite) -> str:
-    strategy = suite.examples(kinds=("generic",), n=st.integers(5, 8), m=st.integers(1, 4), weights=False)
+    strategy = suite.examples(kinds=("generic",), n=st.integers(5, 8), m=_few(suite), weights=False)
     verdicts, _ = suite.each(lambda e: check_argmin_derivatives(suite.subject, e), 0.1, strategy)
     return _counted(verdicts)
 
@@ -274,20 +278,24 @@ def _bad_input(suite: Suite) -> str:
 
 def _memory(suite: Suite) -> str:
     generator = torch.Generator().manual_seed(0)
-    X = torch.randn(20, 1_000, generator=generator, dtype=torch.float64)
+    X = torch.randn(*LARGE, generator=generator, dtype=torch.float64)
     problem = suite.subject.objective
     classes = problem.classes if isinstance(problem, Named) else 0
-    Y: torch.Tensor = X[:, :2] + torch.randn(20, 2, generator=generator, dtype=torch.float64)
+    Y: torch.Tensor = X[:, :2] + torch.randn(len(X), 2, generator=generator, dtype=torch.float64)
     if classes:
-        Y = torch.nn.functional.one_hot(torch.arange(20) % 2, 2).to(X)
+        Y = torch.nn.functional.one_hot(torch.arange(len(X)) % 2, 2).to(X)
         Y = Y.argmax(-1) if suite.labels else Y
     example = Example(X, Y, dict(suite.strengths or {}))
     if isinstance(problem, Named):
         from .scaling import at_ratio, drawn_strengths
 
-        example = drawn_strengths(problem, example, 0.3, 0.1, 0.0) if suite.strengths is None else at_ratio(problem, example, 0.3)
+        example = (
+            drawn_strengths(problem, example, 0.3, 0.1, 0.0)
+            if suite.strengths is None
+            else at_ratio(problem, example, 0.3)
+        )
     share = check_memory(suite.subject, example.X, Y, dict(example.strengths))  # type: ignore[arg-type]
-    return f"{share:.1f} times X at 20 × 1,000"
+    return f"{share:.1f} times X beside it, at {LARGE[0]} × {LARGE[1]:,}"
 
 
 def _few(suite: Suite) -> Any:
@@ -319,7 +327,12 @@ def _inapplicable(name: str, suite: Suite) -> str:
     if name in ("certificate", "flags") and not (subject.says_gap and isinstance(problem, Named)):
         return "the layer says nothing of its gap or status"
     if name == "derivatives of the argmin":
-        if not isinstance(problem, Named) or not problem.smooth or problem.fit_intercept or problem.n_nonzero is not None:
+        if (
+            not isinstance(problem, Named)
+            or not problem.smooth
+            or problem.fit_intercept
+            or problem.n_nonzero is not None
+        ):
             return "needs a named convex problem with smooth loss, without intercept"
     if name == "memory" and isinstance(problem, Named) and (problem.groups or problem.n_nonzero):
         return "needs a layer for any number of features"
