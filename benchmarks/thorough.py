@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/thorough.py
 
-Problems of one shape are solved as a batch, half of them generic, half nasty on purpose (`implicitlayers.testing.KINDS`).
+Problems of one shape are solved as a batch, half of them generic, half nasty on purpose (see
+`implicitlayers.testing.KINDS`).
 Every batch is a function of its number, and adds one row to a file in ``runs/thorough`` that is named after the code
 under test: the same command continues where it was interrupted, and starts anew once the code has changed. The summary
 goes to ``benchmarks/results/thorough.{csv,md}``; the exit code is 1 where something promised does not hold.
@@ -45,7 +46,7 @@ WEIGHTS = torch.tensor([1.0, 0.6, 1.4], dtype=torch.float64)
 
 
 class Layer(NamedTuple):
-    """``make`` builds it from strengths; those in ``zero`` are the number 0; ``m`` where the number of features is fixed."""
+    """``make`` builds it from strengths; those in ``zero`` are the number 0; ``m`` are the numbers of features."""
 
     make: Callable[..., Any]
     problem: Named
@@ -175,7 +176,7 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
     missing = torch.zeros(size, dtype=torch.bool)
     missing[:sampled] = lost
     bad |= {"a wrong derivative": wrong, "a derivative that is not a number": missing}
-    found = [f"# {batch.layer}: {what}, batch {batch.seed}: {int(mask.sum())} of {size}; figures {_figures(gap, error, mask)}\n"
+    found = [f"# {batch.layer}: {what}, batch {batch.seed}: {int(mask.sum())} of {size}; {_figures(gap, error, mask)}\n"
              f"{example[int(mask.nonzero()[0])].code()}" for what, mask in bad.items() if mask.any()]  # fmt: skip
     row = Row(
         seed=batch.seed, layer=batch.layer, kind=batch.kind, problems=size,

@@ -137,7 +137,7 @@ def _spoilt(example: Example) -> list[tuple[str, Tensor, Tensor]]:
         if whole:
             changed[0] = value
         else:
-            changed[(0, *[0] * (t.dim() - 1))] = value
+            changed[(0,) * t.dim()] = value
         return changed
 
     X, Y = example.X, example.Y

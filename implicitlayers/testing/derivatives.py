@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,9 +60,10 @@ def check_derivatives(subject: Subject, example: Example, modes: Sequence[Mode] 
         pairs = itertools.product((jacrev, jacfwd), repeat=2)
         compositions = {f"{outer.__name__} of {inner.__name__}": _composed(outer, inner) for outer, inner in pairs}
         verdicts.append(_check_second(section, compositions))
-    for verdict in ("degenerate", "undecided"):
+    unsure: tuple[Verdict, ...] = ("degenerate", "undecided")
+    for verdict in unsure:
         if verdict in verdicts:
-            return verdict  # type: ignore[return-value]
+            return verdict
     return "checked"
 
 
@@ -203,11 +204,11 @@ def _hessian_by_autograd(section: Section, C: Tensor) -> Tensor:
     return torch.stack([gradients(g, [p], create_graph=True)[0].detach() for g in first])
 
 
-def _composed(outer: Callable[..., Tensor], inner: Callable[..., Tensor]) -> Hessian:
+def _composed(outer: Any, inner: Any) -> Hessian:
     def hessian(section: Section, C: Tensor) -> Tensor:
         origin = torch.zeros(len(section.directions), dtype=torch.float64)
         with blamed():
-            return outer(inner(lambda p: (section.W(p) * C).sum()))(origin)  # type: ignore[operator]
+            return outer(inner(lambda p: (section.W(p) * C).sum()))(origin)
 
     return hessian
 
@@ -238,7 +239,8 @@ def _check_second(section: Section, ways: dict[str, Hessian]) -> Verdict:
             names = list(section.directions)
             raise failure(
                 f"second derivatives ({way}) to agree with finite differences to {tolerance:.0e}",
-                f"a relative error of {float(worst.max()) / scale:.1e} with respect to {names[row]} and {names[column]}",
+                f"a relative error of {float(worst.max()) / scale:.1e} with respect to {names[row]}"
+                f" and {names[column]}",
                 "the derivative rule is not differentiable itself: saved tensors are detached, or torch.linalg.solve is"
                 " used in nested forward mode",
             )

@@ -1,7 +1,7 @@
 """Derivatives by central differences that know their own error.
 
-Ridders (1982), Accurate computation of F′(x) and F′(x)F″(x): differences at a falling sequence of steps, extrapolated to
-step zero; the entry of the table that changes least is returned with that change as its error, which includes both
+Ridders (1982), Accurate computation of F′(x) and F′(x)F″(x): differences at a falling sequence of steps, extrapolated
+to step zero; the entry of the table that changes least is returned with that change as its error, which includes both
 truncation and the noise of the function. Steps that leave the smooth piece around zero take no part.
 """
 

@@ -7,7 +7,7 @@ from .losses import Huber, Loss, Squared
 
 
 def best(loss: Loss, Z: Tensor, Y: Tensor, weight: Tensor, start: Tensor | None = None) -> Tensor:
-    """argmin over b (..., k) of Σᵢ s̄ᵢ ℓ(zᵢ + b; yᵢ), for smooth losses; of the multinomial the one with mean zero."""
+    """Argmin over b (..., k) of Σᵢ s̄ᵢ ℓ(zᵢ + b; yᵢ), for smooth losses; of the multinomial the one with mean zero."""
     if isinstance(loss, Squared):
         return (weight[..., None] * (Y - Z)).sum(-2)
     if isinstance(loss, Huber):

@@ -21,7 +21,9 @@ def _last_column(values: Callable[[Tensor], Tensor]) -> Callable[[Raw], Raw]:
 
 
 def _duplicate_samples(raw: Raw) -> Raw:
-    return tuple(torch.cat([t, t[..., :1, :]], -2) for t in raw[:2]) + (torch.cat([raw[2], raw[2][..., :1]], -1),)  # type: ignore[return-value]
+    X, Y, weight = raw
+    twice = torch.arange(X.shape[-2] + 1).remainder(X.shape[-2])
+    return X[..., twice, :], Y[..., twice, :], weight[..., twice]
 
 
 def _samples(count: Callable[[Tensor], int]) -> Callable[[Raw], Raw]:

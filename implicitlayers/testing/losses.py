@@ -126,7 +126,9 @@ class Multinomial(NamedTuple):
 
 
 class Hinge(NamedTuple):
-    """max over λ in the simplex of ⟨λ, 1 − y + z⟩ − (γ/2)‖λ − y‖², less ⟨y, z⟩: Crammer and Singer's; ``smoothing`` γ (...).
+    """max over λ in the simplex of ⟨λ, 1 − y + z⟩ − (γ/2)‖λ − y‖², less ⟨y, z⟩, ``smoothing`` γ (...).
+
+    Crammer and Singer's.
 
     With γ = 0 it is max_l (1 − y_l + z_l) − ⟨y, z⟩.
     """

@@ -34,11 +34,7 @@ def check_metamorphic(subject: Subject, example: Example) -> list[str]:
     problem = subject.objective
     if isinstance(problem, Named):
         answer = subject.answer(example)
-        if not problem.smooth and answer.dual is None:
-            unique = True
-        else:
-            unique = _unique(problem, example, answer.coefficients)
-        if not unique:
+        if (problem.smooth or answer.dual is not None) and not _unique(problem, example, answer.coefficients):
             return []
     checked = []
     for name, (relation, applies) in RELATIONS.items():
@@ -154,7 +150,8 @@ def _scaled_features(subject: Subject, example: Example) -> None:
     W, m = subject.W(example), example.X.shape[-1]
     _agree(
         subject, example, subject.W(other), torch.cat([W[:m] / c, W[m:]]),
-        f"X·{c:g}, l1·{c:g} and l2·{c**2:g} to divide W by {c:g}", "a strength is scaled by the features inside the layer",
+        f"X·{c:g}, l1·{c:g} and l2·{c**2:g} to divide W by {c:g}",
+        "a strength is scaled by the features inside the layer",
     )  # fmt: skip
 
 

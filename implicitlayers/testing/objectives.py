@@ -9,7 +9,7 @@ and nothing is shared with the library's solvers, losses and penalties.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,21 @@ from torch.func import jvp
 
 from . import intercepts, subsets
 from .example import Example
-from .losses import BinaryHinge, Hinge, Huber, Loss, Multinomial, Squared
-from .penalties import Interval, Norms, Penalty, Simplex
+from .losses import Hinge, Multinomial, Squared
+from .terms import (
+    Data,
+    Point,
+    centred,
+    conjugate,
+    correlation,
+    encoded,
+    face_matrix,
+    least,
+    loss_and_penalty,
+    primal,
+    scores,
+    slope,
+)
 
 Coefficients = Tensor | tuple[Tensor, Tensor]
 
@@ -53,35 +66,6 @@ class OwnObjective:
         return self.function(example.X, example.Y, coefficients, **example.strengths)
 
 
-class Data(NamedTuple):
-    """A problem spelt out, float64, every tensor over the batch."""
-
-    X: Tensor
-    Y: Tensor
-    weight: Tensor
-    loss: Loss
-    penalty: Penalty
-    l2: Tensor
-    n_nonzero: int | None
-
-    @property
-    def step(self) -> Tensor:
-        """A step length 1/L, L the smoothness of loss and ridge; 1/l2 where the loss is not smooth, (...)."""
-        if self.loss.smoothness == torch.inf:
-            return 1 / self.l2
-        one = torch.ones_like(self.X[..., :1])
-        A = torch.cat([self.X, one], -1) * self.weight.sqrt()[..., None]
-        return 1 / (self.loss.smoothness * torch.linalg.matrix_norm(A, 2).square() + self.l2)
-
-
-class Point(NamedTuple):
-    """Coefficients W (..., m, k), an intercept b (..., k) that is zero where there is none, a dual point or None."""
-
-    W: Tensor
-    b: Tensor
-    Theta: Tensor | None
-
-
 @dataclass(frozen=True)
 class Named:
     """A problem of the table below.
@@ -114,13 +98,13 @@ class Named:
 
     def targets(self, example: Example, k: int) -> Tensor:
         """Y in float64 (..., n, k), as the loss wants it."""
-        return _encoded(example.Y, self.classes, k)
+        return encoded(example.Y, self.classes, k)
 
     @torch.no_grad()
     def value(self, example: Example, coefficients: Coefficients) -> Tensor:
         """P(W, b), (...); constraints are `infeasibility`'s."""
         point = self._point(example, coefficients)
-        return _primal(self._data(example, point), point)
+        return primal(self._data(example, point), point)
 
     @torch.no_grad()
     def infeasibility(self, example: Example, coefficients: Coefficients) -> Tensor:
@@ -139,15 +123,15 @@ class Named:
         """
         point = self._point(example, coefficients, dual)
         data = self._data(example, point)
-        primal, null = _primal(data, point), self._null(data, point)
+        reached, null = primal(data, point), self._null(data, point)
         if self.n_nonzero is not None:
-            X, Y = _centred(data) if self.fit_intercept else (data.X, data.Y)
+            X, Y = centred(data) if self.fit_intercept else (data.X, data.Y)
             bound = subsets.minimum(X, Y, data.weight, data.l2, self.n_nonzero)
         else:
             bound = self._dual_value(data, point._replace(Theta=None))
             if dual is not None:
                 bound = torch.maximum(bound, self._dual_value(data, point))
-        return (primal - bound) / torch.where(null > 0, null, 1.0)
+        return (reached - bound) / torch.where(null > 0, null, 1.0)
 
     @torch.no_grad()
     def subdifferential_distance(
@@ -160,7 +144,7 @@ class Named:
         """
         point = self._point(example, coefficients, dual)
         data = self._data(example, point)
-        slope_W, slope_b = _slope(data, point, self.fit_intercept)
+        slope_W, slope_b = slope(data, point, self.fit_intercept)
         step = data.step
         W = data.penalty.prox(point.W - step[..., None, None] * slope_W, step)
         moved = (point.W - W).square().sum((-2, -1)) + (step[..., None] * slope_b).square().sum(-1)
@@ -175,12 +159,12 @@ class Named:
         point = self._point(example, coefficients, dual)
         data = self._data(example, point)
         if self.n_nonzero is not None:
-            X, Y = _centred(data) if self.fit_intercept else (data.X, data.Y)
+            X, Y = centred(data) if self.fit_intercept else (data.X, data.Y)
             return subsets.kinks(X, Y, data.weight, data.l2, self.n_nonzero, point.W)
         step = data.step
-        V = point.W - step[..., None, None] * _slope(data, point, self.fit_intercept)[0]
+        V = point.W - step[..., None, None] * slope(data, point, self.fit_intercept)[0]
         scale = V.abs().amax((-2, -1)).clamp_min(1e-300)
-        Z = _scores(data, point)
+        Z = scores(data, point)
         Theta = data.loss.dual_point(Z, data.Y) if point.Theta is None else point.Theta
         absent = (data.weight == 0)[..., None]
         losses = torch.where(absent, 1.0, data.loss.kinks(Z, Theta, data.Y)).flatten(-2)
@@ -197,7 +181,7 @@ class Named:
         if not self.smooth and bool((data.loss.smoothing > 0).all()):  # type: ignore[attr-defined]
             # Strongly concave in the dual.
             return torch.ones_like(data.l2)
-        J = self._natural_jacobian(data, point) if self.smooth else _face_matrix(data, point)
+        J = self._natural_jacobian(data, point) if self.smooth else face_matrix(data, point)
         values = torch.linalg.svdvals(J)
         return values[..., -1] / values[..., 0].clamp_min(1e-300)
 
@@ -227,7 +211,7 @@ class Named:
         Theta = data.loss.dual_point(b[..., None, :].expand_as(data.Y), data.Y)
         if isinstance(data.loss, Hinge):
             Theta = (k * data.Y - 1) / (k - 1)
-        V = _correlation(data, Theta)
+        V = correlation(data, Theta)
         largest = V.abs().amax((-2, -1))
         # What rounding leaves of a correlation that is zero is no threshold.
         noise = 1e-11 * data.X.abs().amax((-2, -1)) * data.Y.abs().amax((-2, -1))
@@ -254,14 +238,16 @@ class Named:
             weight = example.sample_weight.to(torch.float64)
         total = weight.sum(-1, keepdim=True)
         weight = weight / torch.where(total > 0, total, 1.0)
-        given = {name: default for name, default in self.strengths.items() if default is not None}
+        given: dict[str, float | Tensor] = {
+            name: default for name, default in self.strengths.items() if default is not None
+        }
         given |= {name: value for name, value in example.strengths.items() if name != "group_weights"}
         missing = [name for name in self.strengths if name not in given]
         if missing or set(given) - set(self.strengths):
             raise ValueError(f"strengths: given {sorted(example.strengths)}, expected {sorted(self.strengths)}")
         values = {name: torch.as_tensor(value, dtype=torch.float64).expand(batch) for name, value in given.items()}
         weights = torch.as_tensor(example.strengths.get("group_weights", 1.0), dtype=torch.float64)
-        loss, penalty = _terms(self, values, weights, m)
+        loss, penalty = loss_and_penalty(self.name, self.groups, values, weights, m)
         return Data(
             X=X.expand(*batch, n, m),
             Y=Y.expand(*batch, *Y.shape[-2:]),
@@ -282,7 +268,7 @@ class Named:
     def _dual_value(self, data: Data, point: Point) -> Tensor:
         """D at the point's Θ made feasible; without one, at the residuals."""
         if isinstance(data.loss, Squared) and not self.strengths.keys() & {"l1", "total", "upper"}:
-            return _least(data, self.fit_intercept)
+            return least(data, self.fit_intercept)
         Theta = point.Theta
         if Theta is None:
             Z = data.X @ point.W
@@ -297,10 +283,10 @@ class Named:
             elif point.Theta is not None:
                 # Moving it may leave the domain of the conjugate: the residuals' own point has to do.
                 return torch.full_like(data.l2, -torch.inf)
-        V = _correlation(data, Theta)
+        V = correlation(data, Theta)
         scale = torch.where(data.l2 > 0, 1.0, data.penalty.feasible_scale(V))[..., None, None]
         Theta, V = data.loss.feasible(Theta * scale, data.Y), V * scale
-        return -(data.weight * data.loss.conjugate(Theta, data.Y)).sum(-1) - _conjugate(data, V)
+        return -(data.weight * data.loss.conjugate(Theta, data.Y)).sum(-1) - conjugate(data, V)
 
     def _natural_jacobian(self, data: Data, point: Point) -> Tensor:
         """Of (W, b) ↦ what a proximal step moves, by forward derivatives of this file's own formulas."""
@@ -312,7 +298,7 @@ class Named:
         def residual(U: Tensor) -> Tensor:
             W = U[..., :m, :]
             b = U[..., m, :] if self.fit_intercept else torch.zeros_like(U[..., 0, :])
-            slope_W, slope_b = _slope(data, Point(W, b, None), self.fit_intercept)
+            slope_W, slope_b = slope(data, Point(W, b, None), self.fit_intercept)
             if self.n_nonzero is None:
                 moved = W - data.penalty.prox(W - step[..., None, None] * slope_W, step)
             else:
@@ -337,7 +323,7 @@ def unrolled_step(problem: Named, example: Example) -> Callable[[Tensor], Tensor
     def step(W: Tensor) -> Tensor:
         point = problem._point(example, W)
         data = problem._data(example, point)
-        return data.penalty.prox(W - length[..., None, None] * _slope(data, point, False)[0], length)
+        return data.penalty.prox(W - length[..., None, None] * slope(data, point, False)[0], length)
 
     with torch.no_grad():
         length = problem._data(example, problem._point(example, zeros(problem, example))).step
@@ -353,121 +339,6 @@ def _columns(problem: Named, example: Example) -> int:
     if problem.classes == 2:
         return 1
     return example.Y.shape[-1] if example.Y.is_floating_point() else 1 + int(example.Y.max())
-
-
-def _primal(data: Data, point: Point) -> Tensor:
-    losses = (data.weight * data.loss.value(_scores(data, point), data.Y)).sum(-1)
-    return losses + data.penalty.value(point.W) + data.l2 / 2 * point.W.square().sum((-2, -1))
-
-
-def _scores(data: Data, point: Point) -> Tensor:
-    return data.X @ point.W + point.b[..., None, :]
-
-
-def _correlation(data: Data, Theta: Tensor) -> Tensor:
-    return data.X.mT @ (data.weight[..., None] * Theta)
-
-
-def _slope(data: Data, point: Point, fit_intercept: bool) -> tuple[Tensor, Tensor]:
-    """The gradient of loss and ridge with respect to W and b, at the point's Θ if it has one."""
-    Theta = point.Theta
-    if Theta is None:
-        Theta = data.loss.dual_point(_scores(data, point), data.Y)
-    slope_b = -(data.weight[..., None] * Theta).sum(-2)
-    slope_W = data.l2[..., None, None] * point.W - _correlation(data, Theta)
-    return slope_W, slope_b if fit_intercept else torch.zeros_like(slope_b)
-
-
-def _conjugate(data: Data, V: Tensor) -> Tensor:
-    """R*(V), R = Ω + (l2/2)‖·‖²."""
-    safe = torch.where(data.l2 > 0, data.l2, 1.0)
-    U = data.penalty.prox(V / safe[..., None, None], 1 / safe)
-    strong = (V * U).sum((-2, -1)) - data.penalty.value(U) - data.l2 / 2 * U.square().sum((-2, -1))
-    return torch.where(data.l2 > 0, strong, data.penalty.conjugate(V))
-
-
-def _centred(data: Data) -> tuple[Tensor, Tensor]:
-    """X and Y less their weighted means: what is left of a squared loss once the intercept is minimised."""
-    weight = data.weight[..., None]
-    return data.X - (weight * data.X).sum(-2, keepdim=True), data.Y - (weight * data.Y).sum(-2, keepdim=True)
-
-
-def _least(data: Data, fit_intercept: bool) -> Tensor:
-    """The least value itself where there is no penalty: by a singular value decomposition."""
-    A, Y = _centred(data) if fit_intercept else (data.X, data.Y)
-    root = data.weight.sqrt()[..., None]
-    U, S, _ = torch.linalg.svd(root * A, full_matrices=False)
-    B = U.mT @ (root * Y)
-    cut = S > 1e-14 * S[..., :1]
-    l2 = data.l2[..., None]
-    # min ½‖SV − B‖² + l2/2‖V‖² = ½ Σ l2/(S² + l2) B² + the part outside the range.
-    kept = torch.where(cut, l2 / (S.square() + l2).clamp_min(1e-300), 1.0)
-    inside = (kept[..., None] * B.square()).sum((-2, -1))
-    outside = ((root * Y) - U @ B).square().sum((-2, -1))
-    return (inside + outside) / 2
-
-
-def _face_matrix(data: Data, point: Point) -> Tensor:
-    """The moves of W that the free multipliers of a hinge can make, as a Gram matrix over samples and classes.
-
-    Padded with the identity for multipliers that are not free.
-    """
-    assert point.Theta is not None
-    if isinstance(data.loss, BinaryHinge):
-        Lambda = torch.cat([point.Theta * data.Y, 1 - point.Theta * data.Y], -1)
-        directions = data.Y[..., None] * torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
-    else:
-        Lambda = data.Y - point.Theta
-        largest = torch.nn.functional.one_hot(Lambda.argmax(-1), Lambda.shape[-1]).to(Lambda)
-        directions = torch.eye(Lambda.shape[-1], dtype=torch.float64) - largest[..., None, :]
-    reference = directions.abs().sum(-1) == 0
-    whole = Lambda.amin(-1, keepdim=True) > 1e-9 if isinstance(data.loss, BinaryHinge) else Lambda > 1e-9
-    free = (whole & ~reference & (data.weight[..., None] > 0)).flatten(-2)
-    moves = torch.einsum("...im,...iek->...iemk", data.X, directions).flatten(-4, -3)
-    used = (point.W != 0).any(-1) if isinstance(data.penalty, Norms) else torch.ones_like(data.X[..., 0, :])
-    moves = (moves * used[..., None, :, None]).flatten(-2)
-    moves = torch.where(free[..., None], moves / moves.norm(dim=-1, keepdim=True).clamp_min(1e-300), 0.0)
-    return moves @ moves.mT + (~free).to(moves).diag_embed()
-
-
-def _encoded(Y: Tensor, classes: int, k: int) -> Tensor:
-    if classes == 0:
-        return Y.to(torch.float64)
-    if not Y.is_floating_point():
-        if classes == 2:
-            return (2.0 * Y.to(torch.float64) - 1)[..., None]
-        return torch.nn.functional.one_hot(Y, k).to(torch.float64)
-    Y = Y.to(torch.float64)
-    if classes == 2 and Y.shape[-1] == 2:
-        return Y[..., 1:] - Y[..., :1]
-    return Y
-
-
-def _terms(problem: Named, values: dict[str, Tensor], group_weights: Tensor, m: int) -> tuple[Loss, Penalty]:
-    zero = torch.zeros_like(next(iter(values.values())))
-    smoothing = values.get("smoothing", zero)
-    losses: dict[str, Loss] = {
-        "svm": Hinge(smoothing),
-        "binary_svm": BinaryHinge(smoothing),
-        "logistic": Multinomial(),
-        "huber": Huber(values.get("delta", zero)),
-    }
-    loss = losses.get(problem.name, Squared())
-    l1, group_l1 = values.get("l1", zero), values.get("group_l1", zero)
-    if problem.name == "nonnegative":
-        return loss, Interval(zero, zero + torch.inf, l1)
-    if problem.name == "box":
-        return loss, Interval(values["lower"], values["upper"], zero)
-    if problem.name == "simplex":
-        return loss, Simplex(values["total"])
-    groups = problem.groups or tuple((j,) for j in range(m))
-    number = torch.empty(m, dtype=torch.int64)
-    for g, members in enumerate(groups):
-        number[list(members)] = g
-    if problem.name in ("group_lasso", "svm", "logistic"):
-        return loss, Norms(zero, l1[..., None] * group_weights.expand(*group_weights.shape[:-1], len(groups)), number)
-    group = group_l1[..., None] * group_weights.expand(*group_weights.shape[:-1], len(groups))
-    return loss, Norms(l1, group, number)
 
 
 _PROBLEMS: dict[str, Named] = {

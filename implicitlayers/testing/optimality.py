@@ -46,7 +46,8 @@ def check_optimal(subject: Subject, example: Example) -> float:
     if not worst <= subject.tol:
         raise failure(
             f"a relative duality gap of at most {subject.tol:.0e}",
-            f"{worst:.1e}{_where(gap)}, an objective of {_at_worst(problem.value(example, answer.coefficients), gap):.6g}",
+            f"{worst:.1e}{_where(gap)}, an objective of"
+            f" {_at_worst(problem.value(example, answer.coefficients), gap):.6g}",
             _cause(subject, example, answer),
         )
     if problem.n_nonzero is None and (problem.smooth or answer.dual is not None):

@@ -3,7 +3,6 @@
 Each of the libraries is optional; an oracle whose library is missing raises ImportError.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np

@@ -21,7 +21,7 @@ class Penalty(Protocol):
         """How far W is from the domain of Ω, (...), in the units of W."""
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
-        """argmin over W of ½‖W − V‖² + step·Ω(W), ``step`` (...)."""
+        """Argmin over W of ½‖W − V‖² + step·Ω(W), ``step`` (...)."""
 
     def conjugate(self, V: Tensor) -> Tensor:
         """Ω*(V), (...), at a V that `feasible_scale` lets pass."""
@@ -34,7 +34,10 @@ class Penalty(Protocol):
 
 
 class Norms(NamedTuple):
-    """Σ_jc entry·|W_jc| + Σ_g group_g·‖W_g‖; ``entry`` (...), ``group`` (..., G), ``number`` (m,) the group of each feature."""
+    """Σ_jc entry·|W_jc| + Σ_g group_g·‖W_g‖.
+
+    ``entry`` (...), ``group`` (..., G), ``number`` (m,) the group of each feature.
+    """
 
     entry: Tensor
     group: Tensor

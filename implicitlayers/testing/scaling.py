@@ -20,7 +20,7 @@ def at_ratio(problem: Named, example: Example, ratio: float) -> Example:
         factor = torch.where(factor.isfinite() & (factor > 0), factor, 1.0)
         return example.replace(X=example.X * factor[..., None, None])
     l2 = example.strengths.get("l2")
-    if not _positive(l2):
+    if l2 is None or not _positive(l2):
         return example
     square = mean_square(example.X)
     factor = torch.where(square > 0, l2 / (ratio * torch.where(square > 0, square, 1.0)), 1.0).sqrt()

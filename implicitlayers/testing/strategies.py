@@ -151,9 +151,6 @@ def _normal(seed: int, *shape: int) -> Tensor:
 
 
 def _converted(example: Example, dtype: torch.dtype, classes: bool, labels: bool) -> Example:
-    Y = example.Y
-    if classes:
-        Y = Y.argmax(-1) if labels else Y
-    else:
-        Y = Y.to(dtype)
+    given = example.Y
+    Y = given.to(dtype) if not classes else given.argmax(-1) if labels else given
     return example.replace(X=example.X.to(dtype), Y=Y)

@@ -16,7 +16,7 @@ def values(X: Tensor, Y: Tensor, weight: Tensor, l2: Tensor, size: int) -> tuple
     U, S, _ = torch.linalg.svd(some, full_matrices=False)
     projected = U.mT @ B[..., None, :, :]
     ridge = l2[..., None, None]
-    kept = torch.where(S > 1e-12 * S[..., :1], S.square() / (S.square() + ridge).clamp_min(1e-300), 0.0)
+    kept = torch.where(1e-12 * S[..., :1] < S, S.square() / (S.square() + ridge).clamp_min(1e-300), 0.0)
     explained = (kept[..., None] * projected.square()).sum((-2, -1))
     total = B.square().sum((-2, -1))
     supports = torch.zeros(len(members), m, dtype=torch.bool).scatter(1, members, True)
