@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-thorough lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -11,8 +11,12 @@ help:  ## list the targets
 demo: $(VENV)/.models  ## meta-train the sparse few-shot learner on Glyphs; table and figure in runs/demo
 	$(BIN)/python -m implicitlayers.models.demo $(DEMO_ARGS)
 
-test: $(VENV)/.dev  ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=json:.coverage.json
+	$(BIN)/python tests/coverage_floors.py .coverage.json
+
+test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/thorough.py
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check

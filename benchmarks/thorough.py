@@ -1,0 +1,315 @@
+"""More than 100,000 generated problems over all layers: certificates and derivatives against independent code.
+
+    OMP_NUM_THREADS=1 python benchmarks/thorough.py
+
+Problems of one shape are solved as a batch, half of them generic, half nasty on purpose (see
+`implicitlayers.testing.KINDS`).
+Every batch is a function of its number, and adds one row to a file in ``runs/thorough`` that is named after the code
+under test: the same command continues where it was interrupted, and starts anew once the code has changed. The summary
+goes to ``benchmarks/results/thorough.{csv,md}``; the exit code is 1 where something promised does not hold.
+"""
+
+import argparse
+import csv
+import hashlib
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from thorough_summary import Row, summarise
+from torch import Tensor
+from torch.autograd import forward_ad
+
+import implicitlayers as il
+from implicitlayers.testing import Example, Subject, kinds, objective
+from implicitlayers.testing.differences import difference
+from implicitlayers.testing.objectives import Named
+from implicitlayers.testing.scaling import drawn_strengths
+from implicitlayers.testing.sections import Section
+from implicitlayers.testing.strategies import RIDGES, kinds_of_problem, ordinary
+from implicitlayers.testing.subject import Answer
+
+ROOT = Path(__file__).parents[1]
+TOL = 1e-9
+# Differences are taken of solutions as exact as the solver gets them.
+EXACT_TOL = 1e-13
+STEPS = 4
+SIZES = {"n": (4, 8, 16, 30), "m": (2, 5, 10, 20), "k": (1, 2, 4)}
+GROUPS = ((0, 3), (1, 2, 4), (5,))
+WEIGHTS = torch.tensor([1.0, 0.6, 1.4], dtype=torch.float64)
+
+
+class Layer(NamedTuple):
+    """``make`` builds it from strengths; those in ``zero`` are the number 0; ``m`` are the numbers of features."""
+
+    make: Callable[..., Any]
+    problem: Named
+    zero: tuple[str, ...] = ()
+    m: tuple[int, ...] = SIZES["m"]
+
+    def subject(self, tol: float) -> Subject:
+        """The layer at that tolerance."""
+        off = dict.fromkeys(self.zero, 0.0)
+        intercept = {"fit_intercept": True} if self.problem.fit_intercept else {}
+        options = {"tol": tol, "on_fail": "ignore", "derivative_order": 1}
+        return Subject(
+            None, self.problem, lambda **strengths: self.make(**strengths | off, **intercept, **options), TOL
+        )
+
+
+def layers() -> dict[str, Layer]:
+    """By name, with intercept where there may be one."""
+    grouped = {"groups": GROUPS}
+    made: dict[str, tuple[Any, ...]] = {
+        "Ridge": (il.Ridge, "ridge"),
+        "Lasso": (il.Lasso, "lasso"),
+        "ElasticNet": (il.ElasticNet, "elastic_net"),
+        "GroupLasso": (il.GroupLasso, "group_lasso"),
+        "GroupLasso, groups": (partial(il.GroupLasso, groups=GROUPS, group_weights=WEIGHTS), "group_lasso", grouped),
+        "SparseGroupLasso": (partial(il.SparseGroupLasso, groups=GROUPS), "sparse_group_lasso", grouped),
+        "NonNegativeRegression": (il.NonNegativeRegression, "nonnegative"),
+        "BoxRegression": (il.BoxRegression, "box"),
+        "SimplexRegression": (il.SimplexRegression, "simplex"),
+        "HuberRegression": (il.HuberRegression, "huber"),
+        "HuberRegression, dense": (il.HuberRegression, "huber", {}, ("l1",)),
+        "LogisticRegression": (il.LogisticRegression, "logistic"),
+        "LogisticRegression, dense": (il.LogisticRegression, "logistic", {}, ("l1",)),
+        "SparseRidge": (partial(il.SparseRidge, n_nonzero=2), "sparse_ridge", {"n_nonzero": 2}),
+        "MulticlassSVM": (il.MulticlassSVM, "svm", {}, ("smoothing",)),
+        "MulticlassSVM, dense": (il.MulticlassSVM, "svm", {}, ("l1", "smoothing")),
+        "MulticlassSVM, smooth": (il.MulticlassSVM, "svm"),
+        "BinarySVM": (il.BinarySVM, "binary_svm", {}, ("smoothing",)),
+        "BinarySVM, smooth": (il.BinarySVM, "binary_svm"),
+    }
+    found = {}
+    for name, (make, problem, *rest) in made.items():
+        options, zero = (*rest, {}, ())[:2] if rest else ({}, ())
+        m = (6,) if "groups" in options else (3, 5, 8) if "n_nonzero" in options else SIZES["m"]
+        for b in (False,) if "SVM" in name else (False, True):
+            named = objective(problem, fit_intercept=b, **options)
+            assert isinstance(named, Named)
+            found[name + (", intercept" if b else "")] = Layer(make, named, tuple(zero), m)
+    return found
+
+
+class Batch(NamedTuple):
+    """What to solve: a layer by name, a kind of problem, and the seed of its numbers."""
+
+    layer: str
+    kind: str
+    seed: int
+
+
+def plan(problems: int, size: int) -> list[Batch]:
+    """At least that many problems: rounds over layers and kinds, as many generic batches as nasty ones."""
+    batches: list[Batch] = []
+    while len(batches) * size < problems:
+        for name, layer in layers().items():
+            nasty = kinds_of_problem(layer.problem, weights=True)[1:]
+            if layer.zero and "l1" in layer.zero:
+                nasty = tuple(kind for kind in nasty if kind not in kinds.RATIOS)
+            batches += [
+                Batch(name, kind, len(batches) + i) for i, kind in enumerate((*nasty, *["generic"] * len(nasty)))
+            ]
+    return batches
+
+
+def example_of(batch: Batch, size: int) -> Example:
+    """The batch's problems: their shape, kind and ridge are shared, ratios of strengths differ."""
+    layer = layers()[batch.layer]
+    problem = layer.problem
+    rng, generator = random.Random(batch.seed), torch.Generator().manual_seed(batch.seed)
+    n, m, k = rng.choice(SIZES["n"]), rng.choice(layer.m), rng.choice(SIZES["k"])
+    k = {0: k, 2: 2, 3: max(k, 2)}[problem.classes]
+    X, Y = ordinary(1_000_003 * (batch.seed + 1), (size,), n, m, k, problem.classes > 0, 0.0, 1.0, 0.5)
+    weight = torch.ones(size, n, dtype=torch.float64)
+    weighted = batch.kind == "zero weights" or rng.random() < 0.3
+    if weighted:
+        weight = 0.5 + torch.rand(size, n, generator=generator, dtype=torch.float64)
+    X, Y, weight = kinds.apply(batch.kind, (X, Y, weight))
+    strengths = {}
+    if problem.groups and problem.name == "group_lasso":
+        strengths["group_weights"] = WEIGHTS.expand(size, -1)
+    example = Example(X, Y, strengths, weight if weighted else None, batch.kind)
+    # Without any penalty there may be no minimum.
+    ridge = rng.choice(RIDGES if example.generic or "l1" in layer.zero else (*RIDGES, 0.0))
+    drawn = drawn_strengths(problem, example, _ratios(batch.kind, size, generator), ridge, rng.choice((0.03, 0.3, 1.0)))
+    drawn = drawn.with_strengths(**{name: torch.zeros(size, dtype=torch.float64) for name in layer.zero})
+    solvable = problem.solvable(drawn)
+    return drawn[solvable] if solvable.any() else example_of(batch._replace(seed=batch.seed + 1_000_003), size)
+
+
+def _ratios(kind: str, size: int, generator: torch.Generator) -> Tensor:
+    if kind in kinds.RATIOS:
+        choices = torch.tensor(kinds.RATIOS[kind], dtype=torch.float64)
+        return choices[torch.randint(len(choices), (size,), generator=generator)]
+    return 10 ** (-1.5 * torch.rand(size, generator=generator, dtype=torch.float64)) * 0.97
+
+
+def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
+    """Solve a batch and judge it: a row of figures, and code for whatever should not be."""
+    start = time.perf_counter()
+    layer, example = layers()[batch.layer], example_of(batch, size)
+    size = len(example.X)
+    subject, problem = layer.subject(TOL), layer.problem
+    answer = subject.answer(example)
+    status = _solution_status(layer, example)
+    gap = true_gap(problem, example, answer)
+    assert answer.converged is not None
+    bad = {
+        "not a number": ~answer.W.flatten(1).isfinite().all(-1),
+        'a false "converged"': answer.converged & ~(gap <= TOL),
+    }
+    plain = status == 0
+    error, judged, lost = derivative_errors(layer, example[:sampled])
+    sampled = len(error)
+    judged &= plain[:sampled]
+    error = torch.where(judged, error, 0.0)
+    wrong = torch.zeros(size, dtype=torch.bool)
+    wrong[:sampled] = judged & ~(error <= 1e-5)
+    missing = torch.zeros(size, dtype=torch.bool)
+    missing[:sampled] = lost
+    bad |= {"a wrong derivative": wrong, "a derivative that is not a number": missing}
+    found = [f"# {batch.layer}: {what}, batch {batch.seed}: {int(mask.sum())} of {size}; {_figures(gap, error, mask)}\n"
+             f"{example[int(mask.nonzero()[0])].code()}" for what, mask in bad.items() if mask.any()]  # fmt: skip
+    row = Row(
+        seed=batch.seed, layer=batch.layer, kind=batch.kind, problems=size,
+        worst_gap=float(torch.where(answer.converged, gap, 0.0).nan_to_num(torch.inf).max()),
+        false_converged=int(bad['a false "converged"'].sum()),
+        derivatives=int(judged.sum()), worst_derivative=float(error.max()), wrong_derivatives=int(wrong.sum()),
+        degenerate=int((status & int(il.Status.DEGENERATE | il.Status.SINGULAR) != 0).sum()),
+        flagged=int((~answer.converged).sum()),
+        not_a_number=int((bad["not a number"] | missing).sum()),
+        seconds=round(time.perf_counter() - start, 2),
+    )  # fmt: skip
+    return row, found
+
+
+def _solution_status(layer: Layer, example: Example) -> Tensor:
+    with torch.no_grad():
+        return layer.subject(TOL).at(example.strengths).solve(example.X, example.Y, **_weights(example)).status  # type: ignore[attr-defined]
+
+
+def _weights(example: Example) -> dict[str, Tensor]:
+    return {} if example.sample_weight is None else {"sample_weight": example.sample_weight}
+
+
+def _figures(gap: Tensor, error: Tensor, mask: Tensor) -> str:
+    first = int(mask.nonzero()[0])
+    return f"gap {float(gap[first]):.1e}" + (
+        f", derivative error {float(error[first]):.1e}" if first < len(error) else ""
+    )
+
+
+def true_gap(problem: Named, example: Example, answer: Answer) -> Tensor:
+    """From the problem's definition; infinite outside the constraints."""
+    gap = problem.gap(example, answer.coefficients, answer.dual)
+    outside = problem.infeasibility(example, answer.coefficients)
+    return torch.where(outside <= 1e-9 * answer.W.abs().amax((-2, -1)), gap, torch.inf)
+
+
+def derivative_errors(layer: Layer, example: Example) -> tuple[Tensor, Tensor, Tensor]:
+    """Of reverse and forward mode along one direction of all arguments, relative; where differences can tell; NaN.
+
+    Differences can tell where four steps stay on the smooth piece around the solution, and agree to a tenth of the
+    error allowed.
+    """
+    directions = Section.random(layer.subject(TOL), example).directions
+    exact = Section(layer.subject(EXACT_TOL), example, directions)
+    truth = difference(exact.along, batch=1)
+    W = exact.value
+    scale = torch.maximum(truth.value.abs().flatten(1).amax(-1), 1e-3 * W.abs().flatten(1).amax(-1) + 1e-12)
+    judged = (truth.steps >= STEPS) & (truth.error <= 1e-6 * scale)
+    forward, reverse, C = _derivatives(Section(layer.subject(TOL), example, directions))
+    lost = ~(forward.flatten(1).isfinite().all(-1) & reverse.isfinite())
+    error = (forward - truth.value).abs().flatten(1).amax(-1)
+    projected = (reverse - (truth.value * C).flatten(1).sum(-1)).abs() / C.abs().flatten(1).sum(-1)
+    return torch.maximum(error, projected).nan_to_num(torch.inf) / scale, judged, lost
+
+
+def _derivatives(section: Section) -> tuple[Tensor, Tensor, Tensor]:
+    size = len(section.directions)
+    with forward_ad.dual_level():
+        p = forward_ad.make_dual(torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64))
+        tangent = forward_ad.unpack_dual(section.W(p)).tangent
+    # A number per problem, so that each has a derivative of its own.
+    count = len(section.example.X)
+    t = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+    example, moved = section.example, {}
+    for name, direction in section.directions.items():
+        given = getattr(example, name) if name in ("X", "Y", "sample_weight") else example.strengths[name]
+        moved[name] = given + t.reshape(count, *[1] * (direction.dim() - 1)) * direction
+    fields = {name: moved.pop(name) for name in ("X", "Y", "sample_weight") if name in moved}
+    W = section.subject.W(example.replace(**fields).with_strengths(**moved))
+    C = torch.randn(W.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (reverse,) = torch.autograd.grad((W * C).sum(), [t])
+    return tangent.detach() if tangent is not None else torch.zeros_like(W), reverse, C
+
+
+def state_file(size: int, sampled: int) -> Path:
+    """Named after the code under test and the options."""
+    digest = hashlib.sha256(f"{size} {sampled} {torch.__version__}".encode())
+    for path in sorted([*(ROOT / "implicitlayers").rglob("*.py"), Path(__file__)]):
+        digest.update(path.read_bytes())
+    return ROOT / "runs" / "thorough" / f"{digest.hexdigest()[:12]}.csv"
+
+
+def finished(state: Path) -> Iterator[Row]:
+    """Rows of a run so far; a line cut off by an interruption does not count."""
+    if not state.exists():
+        return
+    with state.open(newline="") as file:
+        for line in csv.DictReader(file):
+            try:
+                yield Row.parse(line)
+            except (TypeError, ValueError):
+                continue
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=100_000, help="at least that many (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="problems per batch (default: %(default)s)")
+    parser.add_argument("--sampled", type=int, default=8, help="of them with derivatives (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the summary goes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    state = state_file(options.size, options.sampled)
+    batches = plan(options.problems, options.size)
+    rows = {row.seed: row for row in finished(state)}
+    state.parent.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar, state.open("a", newline="") as file:
+        writer = csv.DictWriter(file, Row._fields)
+        if not rows:
+            writer.writeheader()
+        task = bar.add_task("batches", total=len(batches), completed=len(rows))
+        # In an order in which the time left can be told.
+        for batch in random.Random(0).sample(batches, len(batches)):
+            if batch.seed in rows:
+                continue
+            bar.update(task, description=f"{batch.layer}: {batch.kind}")
+            row, found = look(batch, options.size, options.sampled)
+            if found:
+                with state.with_suffix(".found.txt").open("a") as log:
+                    log.write("\n".join(found) + "\n")
+            writer.writerow(row._asdict())
+            file.flush()
+            rows[row.seed] = row
+            bar.advance(task)
+    held = summarise(list(rows.values()), options.results, "make test-thorough")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Stopped: the same command continues.")
+        sys.exit(130)

@@ -1,0 +1,161 @@
+"""An elastic net written from scratch, right as it stands, with one switch per mistake that people make."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Found(NamedTuple):
+    coef: Tensor
+    dual: Tensor
+    gap: Tensor
+    converged: Tensor
+    status: Tensor
+
+
+class MeanOverBatch(torch.autograd.Function):
+    """Expand to a batch, and forget in the backward pass that the sum is due."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(X, size):
+        return X.expand(size, *X.shape)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.mean(0), None
+
+
+class Opaque(torch.autograd.Function):
+    """A solver on plain numbers, without derivatives, also under vmap."""
+
+    @staticmethod
+    def forward(solver, *tensors):
+        return solver(*tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info, in_dims, solver, *tensors):
+        def in_front(t, dim):
+            return t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+        return Opaque.apply(solver, *(in_front(t, d) for t, d in zip(tensors, in_dims[1:], strict=True))), (0, 0)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return None, None
+
+
+@dataclass
+class ElasticNet:
+    """min Σ ½‖xᵢW − yᵢ‖²/n + l1·Σ|W| + (l2/2)‖W‖² by proximal gradient steps until the gap is below ``tol``."""
+
+    l1: float | Tensor
+    l2: float | Tensor = 0.0
+    mistake: str = ""
+    tol: float = 1e-13
+
+    def __call__(self, X, Y):
+        return self.solve(X, Y).coef
+
+    def solve(self, X, Y):
+        self._check(X, Y)
+        dtype = X.dtype
+        X, Y = X.double(), Y.double()
+        if X.dim() == 2 and Y.dim() == 3:
+            expand = (
+                MeanOverBatch.apply if self.mistake == "mean over the batch" else lambda X, b: X.expand(b, *X.shape)
+            )
+            X = expand(X, Y.shape[0])
+        l1, l2 = (torch.as_tensor(s, dtype=torch.float64)[..., None, None] for s in (self.l1, self.l2))
+        if self.mistake == "detached strength":
+            l1 = l1.detach()
+        bad = ~(X.isfinite().flatten(-2).all(-1) & Y.isfinite().flatten(-2).all(-1))[..., None, None]
+        if self.mistake != "no isolation":
+            X, Y = torch.where(bad, 0.0, X), torch.where(bad, 0.0, Y)
+        l1, l2 = l1.expand(*Y.shape[:-2], 1, 1), l2.expand(*Y.shape[:-2], 1, 1)
+        W, gap = Opaque.apply(self._minimise, X.detach(), Y.detach(), l1.detach(), l2.detach())
+        W = self._attached(W, X, Y, l1, l2)
+        W = torch.where(bad, torch.nan, W)
+        if self.mistake == "NaN from zeros":
+            W = W * (X.square().sum(-2)[..., None] / X.square().sum(-2)[..., None])
+        W = W if self.mistake == "float64 for float32" else W.to(dtype)
+        converged = gap <= 1e-9
+        flag = torch.ones_like(converged) if self.mistake == "flags everything" else bad[..., 0, 0]
+        return Found(W, Y - X @ W.to(X), gap, converged & ~bad[..., 0, 0], flag.int())
+
+    def _minimise(self, X, Y, l1, l2):
+        n = X.shape[-2]
+        wrong = 2.0 if self.mistake == "1/n for 1/(2n)" else 1.0
+        A, B = wrong * X.mT @ X / n, wrong * X.mT @ Y / n
+        largest = torch.linalg.matrix_norm(A.nan_to_num(), 2)[..., None, None]
+        if self.mistake == "no isolation":
+            largest = largest.max() + 0 * A.sum()
+        step = 0.99 / (largest + l2 + 1e-300)
+        W = torch.zeros_like(B)
+        V, t = W, 1.0
+        for _ in range(3000):
+            U = V - step * (A @ V - B + l2 * V)
+            threshold = -step * l1 if self.mistake == "sign in prox" else step * l1
+            before, W = W, U.sign() * (U.abs() - threshold).clamp_min(0)
+            # Accelerated, restarted where the momentum points uphill.
+            uphill = ((V - W) * (W - before)).sum((-2, -1), keepdim=True) > 0
+            t, momentum = (1 + (1 + 4 * t * t) ** 0.5) / 2, (t - 1) / ((1 + (1 + 4 * t * t) ** 0.5) / 2)
+            V = torch.where(uphill, W, W + momentum * (W - before))
+            t = 1.0 if bool(uphill.any()) else t
+            gap = self._gap(X, Y, W, l1, l2)
+            still = (W - before).abs().amax() <= 1e-15 * W.abs().amax()
+            if bool((gap <= self.tol).all()) and (bool(still) or self.mistake == "infeasible dual"):
+                break
+        return W, gap
+
+    def _gap(self, X, Y, W, l1, l2):
+        n = X.shape[-2]
+        R = Y - X @ W
+        V = X.mT @ R / n
+        scale = (l1 / V.abs().amax((-2, -1), keepdim=True).clamp_min(1e-300)).clamp_max(1.0)
+        scale = torch.where(l2 > 0, 1.0, scale)
+        if self.mistake == "infeasible dual":
+            scale = torch.ones_like(scale)
+        T, V = R * scale, V * scale
+        bent = (V.abs() - l1).clamp_min(0).square() / torch.where(l2 > 0, 2 * l2, 1.0)
+        dual = (T * Y - T.square() / 2).sum((-2, -1)) / n - torch.where(l2 > 0, bent, 0.0).sum((-2, -1))
+        primal = R.square().sum((-2, -1)) / (2 * n) + (l1 * W.abs() + l2 / 2 * W.square()).sum((-2, -1))
+        null = Y.square().sum((-2, -1)) / (2 * n)
+        return (primal - dual).clamp_min(0) / torch.where(null > 0, null, 1.0)
+
+    def _attached(self, W, X, Y, l1, l2):
+        """W − H⁻¹(r − r.detach()) on the support, twice for second derivatives."""
+        n, m = X.shape[-2:]
+        support = torch.ones_like(W, dtype=torch.bool) if self.mistake == "loose support" else W != 0
+        S = support.mT[..., None].double()  # (..., k, m, 1)
+        identity = torch.eye(m, dtype=torch.float64)
+        ridge = 0.0 if self.mistake == "no l2 in H" else l2.detach()[..., None]
+        H = (X.mT @ X / n).detach()[..., None, :, :] + ridge * identity
+        inverse = torch.linalg.pinv((S * H * S.mT + (1 - S) * identity).nan_to_num(), hermitian=True)
+        sign = W.sign()
+        for _ in range(2):
+            r = torch.where(support, X.mT @ (X @ W - Y) / n + l1 * sign + l2 * W, 0.0)
+            move = (inverse @ (r - r.detach()).mT[..., None])[..., 0].mT
+            W = W - torch.where(support, move, 0.0)
+        return W
+
+    def _check(self, X, Y):
+        for name in ("l1", "l2"):
+            value = getattr(self, name)
+            if isinstance(value, float) and value < 0:
+                raise ValueError(f"{name}: given {value}, expected a number ≥ 0")
+        if not X.is_floating_point() or X.dim() < 2 or 0 in X.shape[-2:]:
+            raise ValueError(f"X: given {X.dtype} {tuple(X.shape)}, expected floats (..., n, m)")
+        if Y.dim() < 2 or Y.shape[-2] != X.shape[-2]:
+            raise ValueError(f"Y: given {tuple(Y.shape)}, expected (..., {X.shape[-2]}, k), as many samples as X has")

@@ -1,0 +1,51 @@
+"""The checks are able to fail: each mistake is caught, and by the check that is there for it."""
+
+from functools import partial
+
+import pytest
+from handmade import ElasticNet
+
+from implicitlayers.testing import PROPERTIES, check_layer
+
+# Mistake: the property that must fail, what its message must say, and a property that holds all the same.
+MUTATIONS = {
+    "sign in prox": ("optimality", "duality gap", "bad input"),
+    "1/n for 1/(2n)": ("optimality", "all strengths times 1/2", "bad input"),
+    "loose support": ("derivatives, reverse", "wrong support", "optimality"),
+    "mean over the batch": ("batching", "mean over the batch", "derivatives, reverse"),
+    "no l2 in H": ("derivatives, forward", "the l2 term", "optimality"),
+    "infeasible dual": ("certificate", "not feasible", "bad input"),
+    "detached strength": ("derivatives, reverse", "l1 is detached", "optimality"),
+    "flags everything": ("flags", "20 of 20", "optimality"),
+    "NaN from zeros": ("optimality", "finite coefficients", "dtypes"),
+    "no isolation": ("isolation", "not to change the others", "optimality"),
+    "float64 for float32": ("dtypes", "torch.float32 coefficients", "optimality"),
+}
+
+
+def run(mistake, *properties, max_examples=20):
+    made = partial(ElasticNet, mistake=mistake)
+    problem = "elastic_net" if mistake == "no l2 in H" else "lasso"
+    return check_layer(None, problem, make=made, properties=properties, max_examples=max_examples, shrink_seconds=1.0)
+
+
+@pytest.mark.parametrize("mistake", MUTATIONS)
+def test_a_mistake_is_caught_by_the_check_that_is_there_for_it(mistake):
+    fails, message, holds = MUTATIONS[mistake]
+    with pytest.raises(AssertionError) as caught:
+        run(mistake, fails, holds, max_examples=80 if mistake == "loose support" else 20)
+    listed = str(caught.value)
+    assert listed.startswith("1 of 2 properties do not hold"), listed
+    assert f"\n{fails}: expected" in listed
+    assert message in listed
+    assert "example = Example(" in listed or fails == "flags"
+
+
+def test_a_matrix_of_features_by_features_is_caught_by_the_memory_check():
+    with pytest.raises(AssertionError, match=r"memory: expected at most 4 times the memory of X"):
+        run("", "memory")
+
+
+def test_without_a_mistake_everything_else_holds():
+    rows = run("", *(name for name in PROPERTIES if name != "memory"))
+    assert all(row.holds for row in rows), rows
