@@ -12,7 +12,7 @@ from implicitlayers.testing import check_layer
 
 
 def unrolled_lasso(X: Tensor, Y: Tensor, l1: float = 0.1, steps: int = 100) -> Tensor:
-    """min over W of ‖XW − Y‖²/(2n) + l1·Σ|W|."""
+    """Minimise over W ‖XW − Y‖²/(2n) + l1·Σ|W|."""
     n = X.shape[-2]
     step = n / torch.linalg.matrix_norm(X, 2, keepdim=True).square()
     W = torch.zeros(*X.shape[:-2], X.shape[-1], Y.shape[-1], dtype=X.dtype)

@@ -38,6 +38,10 @@ class Box(NamedTuple):
         unbounded = torch.where(V > 0, self.upper[..., None, None], -self.lower[..., None, None]).isinf()
         return feasible_share(self.l1, torch.where(unbounded, V.abs(), 0.0).amax((-2, -1)))
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows with an entry that is not zero, or free."""
+        return ((self.prox(V, step) != 0) | (self.curvature(V, step).across > 0)).any(-1)
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """One strictly between threshold and bound."""
         inner = soft_threshold(V, (self.l1 * step)[..., None, None])
@@ -92,6 +96,10 @@ class ColumnSimplex(NamedTuple):
         """Always finite."""
         return torch.ones_like(self.total)
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows with a positive entry."""
+        return (self.prox(V, step) > 0).any(-1)
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """On the positive entries of a column, the projection along their mean."""
         free = (self.prox(V, step) > 0).to(V.dtype)
@@ -139,6 +147,10 @@ class Cardinality(NamedTuple):
     def feasible_scale(self, V: Tensor) -> Tensor:
         """1 where V = 0, else 0."""
         return NoPenalty().feasible_scale(V)
+
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """The longest rows."""
+        return (self.prox(V, step) != 0).any(-1)
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity on the longest rows."""

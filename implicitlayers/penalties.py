@@ -29,6 +29,9 @@ class Penalty(Protocol):
     def feasible_scale(self, V: Tensor) -> Tensor:
         """The largest c ≤ 1 with Ω*(c·V) finite, (...)."""
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows (..., m) of prox at V that are not zero, or move with V."""
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The derivative of prox at V."""
 
@@ -75,6 +78,10 @@ class NoPenalty(NamedTuple):
         """1 where V = 0, else 0."""
         return (V == 0).flatten(-2).all(-1).to(V.dtype)
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """All rows."""
+        return torch.ones_like(V[..., 0], dtype=torch.bool)
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity."""
         return Curvature.entrywise(torch.ones_like(V))
@@ -109,9 +116,13 @@ class L1(NamedTuple):
         """min(1, l1/max|V|)."""
         return feasible_share(self.l1, V.abs().amax((-2, -1)))
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows with some |V| > l1."""
+        return _beyond(V.abs(), (self.l1 * step)[..., None, None]).any(-1)
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """One where |V| > l1, else zero."""
-        return Curvature.entrywise((V.abs() > (self.l1 * step)[..., None, None]).to(V.dtype))
+        return Curvature.entrywise(_beyond(V.abs(), (self.l1 * step)[..., None, None]).to(V.dtype))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """||V| − l1| against l1."""
@@ -147,12 +158,16 @@ class GroupL2(NamedTuple):
         norm = V.norm(dim=-1)
         return feasible_share(self.l1, norm).amin(-1)
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows longer than l1."""
+        return _beyond(V.norm(dim=-1), self.l1 * step[..., None])
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """On rows longer than l1, 1 − l1/‖v‖ across v and 1 along it; elsewhere zero."""
         norm = V.norm(dim=-1, keepdim=True)
         threshold = (self.l1 * step[..., None])[..., None]
-        active = norm > threshold
-        norm = torch.where(active, norm, 1.0)
+        active = _beyond(norm, threshold)
+        norm = torch.where(norm > 0, norm, 1.0)
         across = torch.where(active, 1 - threshold / norm, 0.0).expand_as(V)
         rows = torch.arange(V.shape[-2], device=V.device)[:, None]
         return Curvature(across, active.to(V.dtype).expand_as(V), torch.where(active, V / norm, 0.0), rows.expand_as(V))
@@ -191,7 +206,8 @@ class SparseGroup(NamedTuple):
         threshold = self.group_l1 * step[..., None]
         square = self._sum(V.square().sum(-1))
         active = square > threshold.square()
-        return V * torch.where(active, 1 - threshold / torch.where(active, square, 1.0).sqrt(), 0.0)[..., None]
+        shrunk = 1 - threshold / torch.where(active, square, 1.0).sqrt()
+        return V * torch.where(active, shrunk, (threshold == 0).to(V.dtype))[..., None]
 
     def conjugate(self, V: Tensor) -> Tensor:
         """Zero where feasible: ‖soft(V_g, l1)‖ ≤ l1_g for every group."""
@@ -237,14 +253,18 @@ class SparseGroup(NamedTuple):
         inside = soft_threshold(scale[..., None, None] * V, self.l1[..., None, None])
         return (self._sum(inside.square().sum(-1)) <= self.group_l1.square()).all(-1)
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """Rows with an entry beyond l1, in groups that are then longer than theirs."""
+        return (self.curvature(V, step).across != 0).any(-1)
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """That of the groups, on the entries that are not zero."""
-        free = (V.abs() > (self.l1 * step)[..., None, None]).to(V.dtype)
+        free = _beyond(V.abs(), (self.l1 * step)[..., None, None]).to(V.dtype)
         V = soft_threshold(V, (self.l1 * step)[..., None, None])
         threshold = self.group_l1 * step[..., None]
         square = self._sum(V.square().sum(-1))
-        active = square > threshold.square()
-        norm = torch.where(active, square, 1.0).sqrt()
+        active = (square > threshold.square()) | (threshold == 0)
+        norm = torch.where(square > 0, square, 1.0).sqrt()
         across = torch.where(active, 1 - threshold / norm, 0.0)[..., None] * free
         unit = torch.where(active, 1 / norm, 0.0)[..., None] * V
         return Curvature(across, active[..., None] * free, unit, self.group[..., None].expand_as(V))
@@ -296,6 +316,10 @@ class Partly(NamedTuple):
         """Of the penalised rows."""
         return self.penalty.feasible_scale(self._hidden(V))
 
+    def support(self, V: Tensor, step: Tensor) -> Tensor:
+        """That of the penalised rows, and the free ones."""
+        return self.penalty.support(self._hidden(V), step) | ~self.penalised
+
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity on free rows."""
         inner = self.penalty.curvature(self._hidden(V), step)
@@ -311,6 +335,11 @@ class Partly(NamedTuple):
     def take(self, features: Features) -> "Partly":
         """On these features."""
         return Partly(self.penalty.take(features), taken(self.penalised, features))
+
+
+def _beyond(size: Tensor, threshold: Tensor) -> Tensor:
+    """True where soft-thresholding at ``size`` moves with what it thresholds; a threshold of zero is none."""
+    return (size > threshold) | (threshold == 0)
 
 
 def feasible_share(strength: Tensor, size: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ def block_soft_threshold(V: Tensor, threshold: Tensor, dim: int = -1) -> Tensor:
     active = squared > threshold.square()
     # The double where keeps the root away from 0 in the branch that is not taken, whose derivative would be NaN.
     norm = torch.where(active, squared, 1.0).sqrt()
-    return V * torch.where(active, 1 - threshold / norm, 0.0)
+    # A threshold of zero is the identity, at v = 0 too, where its derivative must be one.
+    return V * torch.where(active, 1 - threshold / norm, (threshold == 0).to(V.dtype))
 
 
 def soft_threshold(V: Tensor, threshold: Tensor) -> Tensor:
     """Shrink every entry towards zero: ``sign(v)·max(0, |v| − threshold)``."""
-    return V - V.clamp(-threshold, threshold)
+    return V - torch.where(threshold > 0, V.clamp(-threshold, threshold), 0.0)
 
 
 def project_simplex(v: Tensor, total: Tensor, allowed: Tensor, dim: int = -1) -> Tensor:

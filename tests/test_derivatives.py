@@ -345,3 +345,27 @@ def test_gradient_of_a_sum_is_the_sum_of_gradients():
     f, g = coef.square().sum(), coef.sin().sum()
     one, other, both = (torch.autograd.grad(v, X, retain_graph=True)[0] for v in (f, g, f + g))
     assert relative_error(both, one + other) <= 1e-12
+
+
+DENSE = {
+    "ridge": (il.Ridge(0.1, tol=1e-15), 2),
+    "elastic_net": (il.ElasticNet(0.0, 0.1, tol=1e-15, on_fail="ignore"), 2),
+    "group_lasso": (il.GroupLasso(torch.zeros((), dtype=torch.float64), 0.1, tol=1e-15, on_fail="ignore"), 2),
+    "sparse_group_lasso": (il.SparseGroupLasso(0.0, 0.0, 0.1, tol=1e-15, on_fail="ignore"), 2),
+    "huber": (il.HuberRegression(l2=0.1, tol=1e-15, on_fail="ignore"), 2),
+    "logistic": (il.LogisticRegression(l2=0.1, tol=1e-15, on_fail="ignore"), None),
+    "svm": (il.MulticlassSVM(0.1, tol=1e-15, on_fail="ignore"), None),
+    "svm_tensor": (il.MulticlassSVM(0.1, torch.zeros((), dtype=torch.float64), tol=1e-15, on_fail="ignore"), None),
+}
+
+
+@pytest.mark.parametrize("zero", ["column", "all"])
+@pytest.mark.parametrize(("layer", "k"), DENSE.values(), ids=DENSE)
+def test_without_sparsity_features_that_are_zero_have_their_derivative(layer, k, zero):
+    """A coefficient of zero is no kink there: it moves as soon as its feature does."""
+    X, D = normal(8, 4), normal(8, 4, seed=1)
+    X = X * torch.tensor([1.0, 1.0, 1.0, 0.0]) if zero == "column" else torch.zeros_like(X)
+    Y = torch.arange(8) % 2 if k is None else normal(8, k, seed=2)
+    expected = directional_derivative(lambda X: layer(X, Y), X, D)
+    assert expected.abs().amax(-1).min() > 1e-3
+    assert relative_error(jvp(lambda X: layer(X, Y), (X,), (D,))[1], expected) <= 1e-7

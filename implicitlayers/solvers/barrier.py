@@ -41,7 +41,7 @@ def minimise(problem: Problem, Lambda: Tensor, last: Tensor) -> Tensor:
     mu = torch.full_like(problem.l2, 0.1)
     slope = torch.zeros_like(Lambda)
     for _ in range(STEPS):
-        features = active_features(problem.coef_of(problem.correlation(problem.Y - Lambda)))
+        features = active_features(problem, problem.correlation(problem.Y - Lambda))
         small = problem.restrict(features)
         Lambda, length, slope = _newton_step(problem, small, Lambda, mu, allowed)
         mu = torch.where(length > 0.5, torch.maximum(SHRINK * mu, last), mu)

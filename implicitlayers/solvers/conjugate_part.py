@@ -68,7 +68,7 @@ class PenalisedPart:
     def local(self, image: Tensor) -> Local:
         """At this image; the model takes C_j = α_j I + q_j q_jᵀ for (α_j + ‖q_j‖²/2) I."""
         problem = self.problem
-        features = active_features(problem.coef_of(image))
+        features = active_features(problem, image)
         small, V = problem.restrict(features), features.take(image.mT).mT
         root, l2 = self.root, problem.l2[..., None, None]
         alpha, q = row_curvature(small, V)
@@ -84,8 +84,8 @@ class PenalisedPart:
 ConjugatePart = QuadraticPart | PenalisedPart
 
 
-def active_features(W: Tensor) -> Features:
-    """The support of W (b, m, k), or all features where gathering would not pay."""
-    support = (W != 0).any(-1)
+def active_features(problem: Problem, V: Tensor) -> Features:
+    """The support of W(V), V (b, m, k), or all features where gathering would not pay."""
+    support = problem.penalty.support(V / problem.l2[:, None, None], 1 / problem.l2)
     largest = int(support.sum(-1).amax())
     return Support.of(support) if largest < GATHER_BELOW * support.shape[-1] else AllFeatures()

@@ -56,8 +56,7 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         system=face,
         state=at.Lambda,
         degenerate=degenerate,
-        # Without any feature in use nothing depends on Λ, and that its system is singular is of no consequence.
-        singular=face.factor.singular & (coef != 0).flatten(1).any(-1),
+        singular=face.factor.singular & _used(problem, at),
         derivative_error=_derivative_error(problem, at, face, margins, groups),
         n_iter=n_iter,
     )
@@ -133,7 +132,7 @@ def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
 def _point(problem: Problem, Lambda: Tensor) -> _Point:
     Theta = problem.Y - Lambda
     V = problem.correlation(Theta)
-    features = active_features(problem.coef_of(V))
+    features = active_features(problem, V)
     small = problem.restrict(features)
     scores = score_map(small)(Theta)
     # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
@@ -157,6 +156,12 @@ def _margins(problem: Problem, at: _Point) -> Kinks:
     return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
 
 
+def _used(problem: Problem, at: _Point) -> Tensor:
+    """Elements (b,) in which W moves with Λ: elsewhere that Λ's system is singular is of no consequence."""
+    V = problem.correlation(problem.Y - at.Lambda)
+    return problem.penalty.support(V / problem.l2[:, None, None], 1 / problem.l2).any(-1)
+
+
 def _groups(problem: Problem, at: _Point) -> Kinks:
     """How far each group is from its threshold."""
     V = problem.correlation(problem.Y - at.Lambda)
@@ -174,5 +179,4 @@ def _derivative_error(problem: Problem, at: _Point, face: DualFace, margins: Kin
         derivative_error(margins.distance, uncertainty, face.factor),
         derivative_error(groups.distance, moved[:, None, None], face.factor),
     ]
-    used = (problem.coef_of(problem.correlation(problem.Y - at.Lambda)) != 0).flatten(1).any(-1)
-    return torch.where(used, torch.maximum(*errors), torch.where(errors[1].isfinite(), 0.0, torch.inf))
+    return torch.where(_used(problem, at), torch.maximum(*errors), torch.where(errors[1].isfinite(), 0.0, torch.inf))

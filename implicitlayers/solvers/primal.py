@@ -76,7 +76,7 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
 def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:
     """The support (b, m) after a proximal-gradient step, and v (b, m, k), of which that is the prox."""
     v = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
-    return (problem.penalty.prox(v, step) != 0).any(-1) | problem.intercept[..., 0], v
+    return problem.penalty.support(v, step), v
 
 
 def _linearised(

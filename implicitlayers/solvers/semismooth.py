@@ -128,8 +128,7 @@ def _curvature(proximal: Proximal, z: Tensor) -> Tensor:
 def _moving(proximal: Proximal, at: _Dual) -> tuple[Problem, Curvature, Tensor]:
     """The features whose coefficients move with V: the problem, C and ρ (b, S·k, 1) on them."""
     problem, V = proximal.problem, at.V / proximal.rho
-    bend = problem.penalty.curvature(V, proximal.step)
-    features = Support.of(((bend.across != 0) | (bend.along * bend.unit != 0)).any(-1))
+    features = Support.of(problem.penalty.support(V, proximal.step))
     small = problem.restrict(features)
     bend = small.penalty.curvature(features.take(V.mT).mT, proximal.step).on(features.real)
     rho = features.take(proximal.rho.expand_as(V).mT).mT
