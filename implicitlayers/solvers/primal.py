@@ -19,6 +19,8 @@ from .ties import at_kink, derivative_error
 
 # Newton begins below this gap, and ends when the coefficients stand still to this precision.
 POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 5, 1e-10
+# Rows of a support that are never too many.
+ALWAYS_SMALL = 100
 
 
 class Point(NamedTuple):
@@ -56,7 +58,9 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
 
     Elements far from their solution, which shows in the gap or in more features than n·k equations determine, wait.
     """
-    size = problem.Y.shape[-2] * problem.Y.shape[-1]
+    size = max(problem.Y.shape[-2] * problem.Y.shape[-1], ALWAYS_SMALL)
+    # Coefficients count by what they do to scores, whatever the units of their features.
+    unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
     for _ in range(POLISH_STEPS):
         chosen, v = _support(problem, at, step)
         ready = (at.gap < POLISH_BELOW) & (chosen.sum(-1) <= size)
@@ -66,9 +70,9 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
         v = v - system.solve(system.residual(small, v))
         W = features.put(small.penalty.prox(v, step), problem.X.shape[-1])
         new = better(point(problem, W), at)
-        moved = (new.coef - at.coef).abs().amax((1, 2))
+        moved = (unit * (new.coef - at.coef)).abs().amax((1, 2))
         at = new
-        if (moved <= SETTLED_STEP * at.coef.abs().amax((1, 2))).all():
+        if (moved <= SETTLED_STEP * (unit * at.coef).abs().amax((1, 2))).all():
             break
     return at
 
