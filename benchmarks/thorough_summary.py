@@ -115,8 +115,8 @@ def _page(
             "",
             "Gaps are relative, computed in float64 from the problem's definition, over problems that count as"
             " converged; derivatives in both modes along one direction of all arguments, against differences, at points"
-            " without a flag where differences can tell to 1e-6. Degenerate: the layer says that derivatives are one-sided or not"
-            " unique.",
+            " without a flag where differences can tell to 1e-6. Degenerate: the layer says that derivatives are"
+            " one-sided or not unique.",
             "",
             *(f"| {line} |" for line in table),
             "",

@@ -31,21 +31,19 @@ POLISH_STEPS, SETTLED_STEP = 4, 1e-8
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    n_iter, scale = torch.zeros_like(problem.l2, dtype=torch.int64), problem.null_objective()
-    unsure = scale >= 0
+    n_iter = torch.zeros_like(problem.l2, dtype=torch.int64)
+    unsure = torch.arange(len(n_iter), device=n_iter.device)
     for target in (max(tol, POLISH_BELOW), tol, min(tol, DECIDED)):
-        targets = torch.where(unsure, target, torch.inf)
-        found = dual_newton.minimise(problem, Lambda, targets, max_iter - n_iter)
-        at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= targets)))
-        if face.factor.singular.any():
-            # Too many λ are free for the features in use: most of them are zeros that have not got there.
-            at, face = _polish(problem, _unstuck(problem, at.Lambda, face.factor.singular))
-        Lambda, n_iter = at.Lambda, n_iter + found.n_iter
+        part = pytree.tree_map(lambda t, some=unsure: t[some], problem)
+        found, used = _search(part, Lambda[unsure], target, max_iter - n_iter[unsure])
+        Lambda, n_iter = Lambda.index_copy(0, unsure, found), n_iter.index_add(0, unsure, used)
+        at, face = _polish(problem, Lambda)
         margins, groups = _margins(problem, at), _groups(problem, at)
         degenerate = at_kink(margins) | at_kink(groups)
         # What looks like a tie may be a λ that has not quite got to zero.
-        unsure = ~(relative(at.gap, scale) <= tol) | degenerate
-        if not unsure.any():
+        failed = ~(relative(at.gap, problem.null_objective()) <= tol)
+        unsure = ((failed | degenerate) & (n_iter < max_iter)).nonzero().flatten()
+        if not len(unsure):
             break
     theta = problem.Y - at.Lambda
     coef = at.features.put(at.small.coef_of(at.small.correlation(theta)), problem.X.shape[-1])
@@ -60,6 +58,16 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> 
         derivative_error=_derivative_error(problem, at, face, margins, groups),
         n_iter=n_iter,
     )
+
+
+def _search(problem: Problem, Lambda: Tensor, target: float, max_iter: Tensor) -> tuple[Tensor, Tensor]:
+    """Λ (b, n, k) of a gap of at most ``target``, its zeros exact, and the steps (b,) that it took."""
+    found = dual_newton.minimise(problem, Lambda, target, max_iter)
+    at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
+    if face.factor.singular.any():
+        # Too many λ are free for the features in use: most of them are zeros that have not got there.
+        at, _ = _polish(problem, _unstuck(problem, at.Lambda, face.factor.singular))
+    return at.Lambda, found.n_iter
 
 
 def _hinge(problem: Problem) -> MulticlassHinge:
