@@ -4,13 +4,15 @@ Shared by the solvers and by the derivatives. A factor is a square root C of the
 way it was found, so that one product serves a batch whose elements needed different treatment.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 # A pivot this small relative to the largest one is rounding: the element is singular.
 SINGULAR_PIVOT = 1e-13
+# Steps of the power method.
+POWER_STEPS = 4
 # Eigenvalues below this share of the largest count as zero in a pseudo-inverse.
 EIGENVALUE_CUTOFF = 1e-10
 
@@ -27,6 +29,18 @@ class Factor(NamedTuple):
     def solve(self, R: Tensor) -> Tensor:
         """M⁺R for R (..., d, r)."""
         return self.root @ (self.root.mT @ R)
+
+
+class Conditioned(Protocol):
+    """What has been factored: whether that is ``singular`` (b,), and a bound on its ``condition`` number (b,)."""
+
+    @property
+    def singular(self) -> Tensor:
+        """True where a pseudo-inverse stands in."""
+
+    @property
+    def condition(self) -> Tensor:
+        """Of M."""
 
 
 def factorise(M: Tensor) -> Factor:
@@ -51,6 +65,38 @@ def factorise(M: Tensor) -> Factor:
         root = root.clone()
         root[singular] = pseudo_root(M[singular])
     return Factor(root, singular, M.square().sum((-2, -1)).sqrt() * root.square().sum((-2, -1)))
+
+
+def spectral_condition(M: Tensor, factor: Factor) -> Tensor:
+    """About ‖M‖₂·‖M⁻¹‖₂, (...), by the power method, so from below; infinite where singular.
+
+    The bound in ``factor``, of Frobenius norms, is up to d times as large.
+    """
+    start = torch.arange(1.0, M.shape[-1] + 1, dtype=M.dtype, device=M.device).cos()
+    x = y = start.expand(M.shape[:-1])[..., None]
+    for _ in range(POWER_STEPS):
+        x, y = x / x.norm(dim=-2, keepdim=True), y / y.norm(dim=-2, keepdim=True)
+        x, y = factor.solve(x), M @ y
+    condition = x.norm(dim=-2)[..., 0] * y.norm(dim=-2)[..., 0]
+    return torch.where(factor.singular, torch.inf, condition)
+
+
+def cholesky(M: Tensor) -> Tensor:
+    """The Cholesky factor; the identity where there is none, so that one element does not fail the batch.
+
+    Steps from such a factor are senseless, but finite; they are taken only where they lower the objective.
+    """
+    return cholesky_where_it_exists(M)[0]
+
+
+def cholesky_where_it_exists(M: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and where it is the Cholesky factor, (...)."""
+    lower, info = torch.linalg.cholesky_ex(M)
+    exists = info == 0
+    if exists.all():
+        return lower, exists
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    return torch.where(exists[..., None, None], lower, identity), exists
 
 
 def pseudo_root(M: Tensor) -> Tensor:

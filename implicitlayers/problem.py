@@ -56,10 +56,10 @@ class Problem(NamedTuple):
             return ~self.penalty.penalised[..., None]
         return torch.zeros_like(self.X[..., 0, :, None], dtype=torch.bool)
 
-    def restrict(self, features: Features) -> "Problem":
-        """The problem on some of the features; where these are few, X is float64."""
+    def restrict(self, features: Features, dtype: torch.dtype | None = torch.float64) -> "Problem":
+        """The problem on some of the features; where these are few, X is converted, unless ``dtype`` is None."""
         X = features.take(self.X)
-        X = X if isinstance(features, AllFeatures) else X.to(torch.float64)
+        X = X if isinstance(features, AllFeatures) or dtype is None else X.to(dtype)
         return self._replace(X=X, penalty=self.penalty.take(features))
 
     def objective(self, W: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def _solve_opaquely(
     validation.values(problem)
     finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
     clean = _clean(problem, finite)
-    result = solvers.solve(clean, start, tol, options.max_iter)
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    result = solvers.solve(clean, start, tol, options.max_iter, precision)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
     gap, bound = _certified(clean, coef.to(torch.float64), result)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..constraints import Cardinality
@@ -19,10 +20,10 @@ class Start(NamedTuple):
     theta: Tensor
 
 
-def solve(problem: Problem, start: Start | None, tol: float, max_iter: int) -> Result:
-    """Pick the algorithm by the problem's loss and penalty."""
+def solve(problem: Problem, start: Start | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
+    """Pick the algorithm by the problem's loss and penalty; ``precision`` is that in which features came."""
     if isinstance(problem.loss, MulticlassHinge):
-        return hinge.solve(problem, start and start.theta, tol, max_iter)
+        return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
         return direct.solve(problem)
     if isinstance(problem.penalty, Cardinality):

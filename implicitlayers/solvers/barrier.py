@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..domains import Simplex
-from ..optimality import dual_face, score_map
+from ..optimality import dual_face
 from ..problem import Problem
 from .conjugate_part import active_features
 from .dual_newton import backtrack
@@ -41,9 +41,7 @@ def minimise(problem: Problem, Lambda: Tensor, last: Tensor) -> Tensor:
     mu = torch.full_like(problem.l2, 0.1)
     slope = torch.zeros_like(Lambda)
     for _ in range(STEPS):
-        features = active_features(problem, problem.correlation(problem.Y - Lambda))
-        small = problem.restrict(features)
-        Lambda, length, slope = _newton_step(problem, small, Lambda, mu, allowed)
+        Lambda, length, slope = _newton_step(problem, Lambda, mu, allowed)
         mu = torch.where(length > 0.5, torch.maximum(SHRINK * mu, last), mu)
         if ((mu <= last) & (length > 0.5)).all():
             break
@@ -52,16 +50,17 @@ def minimise(problem: Problem, Lambda: Tensor, last: Tensor) -> Tensor:
     return Lambda / Lambda.sum(-1, keepdim=True)
 
 
-def _newton_step(
-    problem: Problem, small: Problem, Lambda: Tensor, mu: Tensor, allowed: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The next Λ, the length of the step (b,), and the slope of F where it began; ``small`` has the active features."""
-    scores = score_map(small)
+def _newton_step(problem: Problem, Lambda: Tensor, mu: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The next Λ, the length of the step (b,), and the slope of F where it began."""
+    V = problem.correlation(problem.Y - Lambda)
+    features = active_features(problem, V)
+    small, V = problem.restrict(features), features.take(V.mT).mT
+    scores = small.scores(small.coef_of(V))
     inverse = torch.where(allowed, 1 / torch.where(allowed, Lambda, 1.0), 0.0)
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)[..., None]
     pull = mu[:, None, None] * inverse
-    face = dual_face(small, Lambda, pull * inverse / weight)
-    slope = problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - scores(problem.Y - Lambda)
+    face = dual_face(small, Lambda, V, diagonal=pull * inverse / weight)
+    slope = problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - scores
     index = face.edges.sample[..., None].expand_as(face.edges.direction)
     residual = ((slope - pull).gather(-2, index) * face.edges.direction).sum(-1)
     D = -face.step(small, residual)

@@ -1,61 +1,114 @@
-"""The part R*(V) of the dual objective, V = Xᵀ diag(s̄) Θ: its value, and what a Newton step needs of it at a point.
+"""The part R*(V) of the dual objective, V = Xᵀ diag(s̄) Θ: its value, and what Newton steps need of it at a point.
 
 The *image* of Θ is whatever linear function of Θ the part works with; a step along a segment combines images.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cached_property
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..features import AllFeatures, Features, Support
-from ..optimality import row_curvature
+from ..optimality import DualFace, KroneckerFace, bends, dual_face, kronecker_face
+from ..penalties import Kinks, NoPenalty
 from ..problem import Problem
 from ..products import gram, product, row_squares
 
 # Gathering the active features pays below this share of all features.
 GATHER_BELOW = 0.6
-
-
-class Local(NamedTuple):
-    """R* at one point: ``scores`` Z = X∇R*(V) (b, n, k); ``model`` M (b, n, n), for which M ⊗ I stands for the Hessian
-    in √s̄Λ; and that ``hessian`` itself, as a function of (b, n, k), or None where the model is exact.
-    """
-
-    scores: Tensor
-    model: Tensor
-    hessian: Callable[[Tensor], Tensor] | None
+# Models in float32 pay from this number of entries of X, over the batch.
+ROUGH_FROM = 2**21
 
 
 class QuadraticPart:
     """No penalty: R*(V) = ‖V‖²/(2 l2). The image of Θ is Z = XXᵀ diag(s̄) Θ/l2; all of it lives in the Gram matrix."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.gram = gram(problem.X) / problem.l2[..., None, None]
+    def __init__(self, problem: Problem, kernel: Tensor | None = None) -> None:
+        self.problem = problem
+        self.kernel = gram(problem.X) / problem.l2[:, None, None] if kernel is None else kernel
+        self.precision = self.model_precision = torch.float64
         self.weight = problem.weight[..., None]
-        self.model = self.gram * self.weight.sqrt() * self.weight.sqrt().mT
+        self.model = self.kernel * self.weight.sqrt() * self.weight.sqrt().mT
         self.scale = self.model.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    def pick(self, index: Tensor) -> "QuadraticPart":
+        """Some elements of the batch."""
+        return QuadraticPart(pytree.tree_map(lambda t: t[index], self.problem), self.kernel[index])
 
     def image(self, Theta: Tensor) -> Tensor:
         """Z, (b, n, k)."""
-        return product(self.gram, self.weight * Theta)
+        return product(self.kernel, self.weight * Theta)
 
     def value(self, Theta: Tensor, image: Tensor) -> Tensor:
         """R*, (b,)."""
         return (self.weight * Theta * image).sum((-2, -1)) / 2
 
-    def local(self, image: Tensor) -> Local:
+    def local(self, image: Tensor) -> "QuadraticLocal":
         """At this image."""
-        return Local(image, self.model, None)
+        return QuadraticLocal(self, image)
+
+    def row_norms(self) -> Tensor:
+        """‖xᵢ‖, (b, n)."""
+        return (self.kernel.diagonal(dim1=-2, dim2=-1) * self.problem.l2[:, None]).sqrt()
+
+
+class QuadraticLocal:
+    """A quadratic is the same everywhere: the model is exact."""
+
+    features: Features = AllFeatures()
+    hessian = None
+
+    def __init__(self, part: QuadraticPart, image: Tensor) -> None:
+        self.part, self.small = part, part.problem
+        self.scores = image
+
+    @property
+    def model(self) -> Tensor:
+        """The Hessian in √s̄Λ is this (b, n, n) for every class."""
+        return self.part.model
+
+    def coef(self, Theta: Tensor) -> Tensor:
+        """W (b, m, k)."""
+        return self.part.problem.coef_of(self.part.problem.correlation(Theta))
+
+    def moves(self) -> Tensor:
+        """All of W moves with V, (b,)."""
+        return torch.ones_like(self.part.scale, dtype=torch.bool)
+
+    def kinks(self) -> Kinks:
+        """None."""
+        scale = torch.ones_like(self.part.scale)[:, None, None]
+        return Kinks(torch.full_like(scale, torch.inf), scale)
+
+    def coef_change(self, Theta: Tensor) -> Tensor:
+        """Without kinks it is of no interest, (b,)."""
+        return torch.zeros_like(self.part.scale)
+
+    def face(self, Lambda: Tensor) -> DualFace | KroneckerFace:
+        """The optimality system at Λ: one n×n system per class, or, where such a one is singular, the whole."""
+        face = kronecker_face(self.part.problem, self.part.model, Lambda)
+        return face if not face.singular.any() else dual_face(self.part.problem, Lambda, kernel=self.part.kernel)
 
 
 class PenalisedPart:
-    """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model."""
+    """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model.
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.root = problem.weight.sqrt()[..., None]
+    Optimality systems are made in ``precision``, and so are models of large problems, float32 if that is what features
+    came in: they err by no more than X does. Scores, values and V are in float64.
+    """
+
+    def __init__(self, problem: Problem, precision: torch.dtype = torch.float64) -> None:
+        self.problem, self.precision = problem, precision
+        self.model_precision = precision if problem.X.numel() >= ROUGH_FROM else torch.float64
+        # √s̄ and, so that nothing of the size of X is multiplied, 1/√l2 in one.
+        self.root = (problem.weight / problem.l2[:, None]).sqrt()[..., None]
         self.scale = (row_squares(problem.X) * problem.weight).mean(-1) / problem.l2
+
+    def pick(self, index: Tensor) -> "PenalisedPart":
+        """Some elements of the batch."""
+        return PenalisedPart(pytree.tree_map(lambda t: t[index], self.problem), self.precision)
 
     def image(self, Theta: Tensor) -> Tensor:
         """V, (b, m, k)."""
@@ -65,23 +118,86 @@ class PenalisedPart:
         """R*, (b,)."""
         return self.problem.conjugate(image)
 
-    def local(self, image: Tensor) -> Local:
-        """At this image; the model takes C_j = α_j I + q_j q_jᵀ for (α_j + ‖q_j‖²/2) I."""
-        problem = self.problem
-        features = active_features(problem, image)
-        small, V = problem.restrict(features), features.take(image.mT).mT
-        root, l2 = self.root, problem.l2[..., None, None]
-        alpha, q = row_curvature(small, V)
-        model = root * gram(small.X, alpha + q.square().sum(-1) / 2) * root.mT / l2
+    def local(self, image: Tensor) -> "PenalisedLocal":
+        """At this image."""
+        return PenalisedLocal(self, image)
+
+    def row_norms(self) -> Tensor:
+        """‖xᵢ‖, (b, n)."""
+        return row_squares(self.problem.X).sqrt()
+
+
+class PenalisedLocal:
+    """R* at one V; the model takes C_j = α_j I + q_j q_jᵀ for (α_j + ‖q_j‖²/2) I."""
+
+    def __init__(self, part: PenalisedPart, image: Tensor) -> None:
+        self.part, self.image = part, image
+        self.features = active_features(part.problem, image)
+        self.small = part.problem.restrict(self.features, dtype=None)
+        self.V = self.features.take(image.mT).mT
+        self.W = self.small.coef_of(self.V)
+        self.scores = self.small.scores(self.W)
+
+    @cached_property
+    def _rough(self) -> tuple[Tensor, Tensor, Tensor]:
+        """X, α and q on the active features, in the precision of the model."""
+        alpha, q = bends(self.small, self.V)
+        return tuple(t.to(self.part.model_precision) for t in (self.small.X, alpha, q))  # type: ignore[return-value]
+
+    @cached_property
+    def model(self) -> Tensor:
+        """M (b, n, n), for which M ⊗ I stands for the Hessian in √s̄Λ."""
+        X, alpha, q = self._rough
+        M = ((X * (alpha + q.square().sum(-1) / 2)[..., None, :]) @ X.mT).to(torch.float64)
+        return (M + M.mT) / 2 * self.part.root * self.part.root.mT
+
+    @property
+    def hessian(self) -> Callable[[Tensor], Tensor]:
+        """That Hessian itself, on (b, n, k)."""
+        X, alpha, q = self._rough
+        root = self.part.root
 
         def hessian(D: Tensor) -> Tensor:
-            v = product(small.X.mT, root * D)
-            return root * product(small.X, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True)) / l2
+            v = product(X.mT, (root * D).to(X.dtype))
+            moved = product(X, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True))
+            return root * moved.to(D.dtype)
 
-        return Local(small.scores(small.coef_of(V)), model, hessian)
+        return hessian
+
+    def coef(self, Theta: Tensor) -> Tensor:
+        """W (b, m, k)."""
+        return self.features.put(self.W, self.part.problem.X.shape[-1])
+
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        l2 = self.part.problem.l2
+        return self.image / l2[:, None, None], 1 / l2
+
+    def moves(self) -> Tensor:
+        """Elements (b,) in which W moves with V."""
+        return self.part.problem.penalty.support(*self._steps()).any(-1)
+
+    def kinks(self) -> Kinks:
+        """How far each group is from its threshold."""
+        return self.part.problem.penalty.kinks(*self._steps())
+
+    def coef_change(self, Theta: Tensor) -> Tensor:
+        """The largest change of V/l2 that a change of Θ makes, (b,)."""
+        return self.part.image(Theta).abs().amax((1, 2)) / self.part.problem.l2
+
+    def face(self, Lambda: Tensor) -> DualFace:
+        """The optimality system at Λ."""
+        return dual_face(self.small, Lambda, self.V, precision=self.part.precision)
 
 
 ConjugatePart = QuadraticPart | PenalisedPart
+Local = QuadraticLocal | PenalisedLocal
+
+
+def conjugate_part(problem: Problem, precision: torch.dtype = torch.float64) -> ConjugatePart:
+    """The part of this problem's penalty."""
+    if isinstance(problem.penalty, NoPenalty):
+        return QuadraticPart(problem)
+    return PenalisedPart(problem, precision)
 
 
 def active_features(problem: Problem, V: Tensor) -> Features:

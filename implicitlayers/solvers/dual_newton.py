@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from ..domains import Simplex
-from ..penalties import NoPenalty
 from ..problem import Problem, relative
-from .conjugate_part import ConjugatePart, Local, PenalisedPart, QuadraticPart
+from .conjugate_part import ConjugatePart, Local
 from .face import Face, free_face, simplex_face
 
 # Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner.
@@ -42,9 +41,15 @@ class DualPoint(NamedTuple):
     gap: Tensor
     n_iter: Tensor
 
+    def with_some(self, index: Tensor, other: "DualPoint") -> "DualPoint":
+        """These elements replaced."""
+        if len(index) == len(self.gap):
+            return other
+        return DualPoint(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
+
 
 def minimise(
-    problem: Problem, Lambda: Tensor, tol: float | Tensor, max_iter: int | Tensor, offset: Tensor | None = None
+    part: ConjugatePart, Lambda: Tensor, tol: float | Tensor, max_iter: int | Tensor, offset: Tensor | None = None
 ) -> DualPoint:
     """Minimise F from ``Lambda`` until every element's relative gap is at most ``tol``, or no step helps any more.
 
@@ -53,38 +58,74 @@ def minimise(
     ``offset`` (b, m, k) states a proximal term: with offset σW₀ and l2 = l2′ + σ the problem is the one with l2′ plus
     (σ/2)‖W − W₀‖², and so is the gap.
     """
-    part: ConjugatePart = QuadraticPart(problem) if isinstance(problem.penalty, NoPenalty) else PenalisedPart(problem)
-    null = problem.null_objective()
-    image = part.image(problem.Y - Lambda)
-    image = image if offset is None else image + offset
-    damping = Damping(part.scale)
-    best, best_gap, idle = Lambda, torch.full_like(null, torch.inf), 0
-    n_iter = torch.zeros_like(null, dtype=torch.int64)
+    image = part.image(part.problem.Y - Lambda)
+    search = _Search(part, Lambda, image if offset is None else image + offset, tol, max_iter)
+    found, todo = search.best, torch.arange(len(Lambda), device=Lambda.device)
     while True:
-        local = part.local(image)
-        samples = problem.loss.fenchel_young(local.scores, problem.Y - Lambda, problem.Y)
-        gap = relative((problem.weight * samples).sum(-1), null)
-        idle = 0 if ((gap < 0.9 * best_gap) & (best_gap > tol)).any() else idle + 1
-        best = torch.where((gap < best_gap)[:, None, None], Lambda, best)
-        best_gap = torch.minimum(gap, best_gap)
-        live = (gap > tol) & (n_iter < max_iter)
-        if not live.any() or idle > PATIENCE:
-            return DualPoint(best, best_gap, n_iter)
-        n_iter = n_iter + live.to(torch.int64)
-        step = _model_step(problem, Lambda, local, damping.value)
-        length, Lambda, image = _search(problem, part, Lambda, image, local, step, live)
-        damping.update(live, length, step.settled)
+        live = search.look()
+        if not live.any() or search.idle > PATIENCE:
+            return found.with_some(todo, search.best)
+        if 2 * int(live.sum()) <= len(live):
+            # What is finished leaves the batch: a hard element does not cost a batch of hard ones.
+            found, some = found.with_some(todo, search.best), live.nonzero().flatten()
+            todo, live = todo[some], live[some]
+            search = search.pick(some)
+        search.step(live)
+
+
+class _Search:
+    """Λ with its image, the best that was seen, and what the next step depends on."""
+
+    def __init__(
+        self, part: ConjugatePart, Lambda: Tensor, image: Tensor, tol: float | Tensor, max_iter: int | Tensor
+    ) -> None:
+        self.part, self.Lambda, self.image = part, Lambda, image
+        self.local: Local = part.local(image)
+        null = part.problem.null_objective()
+        steps = torch.zeros_like(null, dtype=torch.int64)
+        self.best, self.idle = DualPoint(Lambda, torch.full_like(null, torch.inf), steps), 0
+        self.tol, self.max_iter = torch.zeros_like(null) + tol, steps + max_iter
+        self.damping = Damping(part)
+
+    def pick(self, index: Tensor) -> "_Search":
+        """Some elements of the batch."""
+        some = _Search(
+            self.part.pick(index), self.Lambda[index], self.image[index], self.tol[index], self.max_iter[index]
+        )
+        some.best, some.idle = DualPoint(*(t[index] for t in self.best)), self.idle
+        some.damping.factor = self.damping.factor[index]
+        return some
+
+    def look(self) -> Tensor:
+        """Take note of the gap; the elements (b,) to go on with."""
+        problem, best = self.part.problem, self.best
+        samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
+        gap = relative((problem.weight * samples).sum(-1), problem.null_objective())
+        self.idle = 0 if ((gap < 0.9 * best.gap) & (best.gap > self.tol)).any() else self.idle + 1
+        Lambda = torch.where((gap < best.gap)[:, None, None], self.Lambda, best.Lambda)
+        live = (gap > self.tol) & (best.n_iter < self.max_iter)
+        self.best = DualPoint(Lambda, torch.minimum(gap, best.gap), best.n_iter + live.to(torch.int64))
+        return live
+
+    def step(self, live: Tensor) -> None:
+        """One step of Newton's method in the elements ``live`` (b,)."""
+        step = _model_step(self.part.problem, self.Lambda, self.local, self.damping.value)
+        length, self.Lambda, self.image = _line_search(self.part, self.Lambda, self.image, self.local, step, live)
+        self.damping.update(live, length, step.settled)
+        self.local = self.part.local(self.image)
 
 
 class Damping:
     """A multiple of the identity added to the model: more after steps cut short, less after full ones."""
 
-    SMALLEST, RESTART, LARGEST = 1e-10, 1e-7, 1.0
+    RESTART, LARGEST = 1e-7, 1.0
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, part: ConjugatePart) -> None:
         # Without any feature there is nothing to scale by, and anything positive will do.
-        self.scale = torch.where(scale > 0, scale, 1.0)
-        self.factor = torch.full_like(scale, self.SMALLEST)
+        self.scale = torch.where(part.scale > 0, part.scale, 1.0)
+        # Rounding must not make a model indefinite.
+        self.smallest = 1e-10 if part.model_precision == torch.float64 else 2e-7
+        self.factor = torch.full_like(part.scale, self.smallest)
 
     @property
     def value(self) -> Tensor:
@@ -94,7 +135,7 @@ class Damping:
     def update(self, live: Tensor, length: Tensor, settled: Tensor) -> None:
         """``length`` (b,) of the step taken, 1 for a full one; ``settled`` (b,) if the model's minimum was found."""
         more = (self.factor.clamp_min(self.RESTART) * 20).clamp_max(self.LARGEST)
-        less = (self.factor / 10).clamp_min(self.SMALLEST)
+        less = (self.factor / 10).clamp_min(self.smallest)
         adapted = torch.where(~settled | (length < 0.5), more, torch.where(length >= 1, less, self.factor))
         self.factor = torch.where(live, adapted, self.factor)
 
@@ -174,10 +215,11 @@ class Progress(NamedTuple):
     image: Tensor
 
 
-def _search(
-    problem: Problem, part: ConjugatePart, Lambda: Tensor, image: Tensor, local: Local, step: Step, live: Tensor
+def _line_search(
+    part: ConjugatePart, Lambda: Tensor, image: Tensor, local: Local, step: Step, live: Tensor
 ) -> Progress:
     """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere."""
+    problem = part.problem
     slope = problem.weight[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
 
     def towards(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

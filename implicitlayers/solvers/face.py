@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..linear import cholesky
 from . import simplex_qp
 
 
@@ -38,7 +39,7 @@ class FreeFace(NamedTuple):
 
 def free_face(M: Tensor, C: Tensor) -> FreeFace:
     """Solve the unconstrained model."""
-    lower = simplex_qp.cholesky(M)
+    lower = cholesky(M)
     return FreeFace(-torch.cholesky_solve(C, lower), lower)
 
 

@@ -1,73 +1,66 @@
 """Multiclass hinge, with or without group Lasso: its dual, over products of simplices; l2 > 0."""
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..features import Features
 from ..losses import MulticlassHinge
-from ..optimality import DualFace, dual_face, score_map
+from ..optimality import DualFace, KroneckerFace
 from ..penalties import Kinks
 from ..problem import Problem, relative
-from ..products import row_squares
 from . import barrier, dual_newton
-from .conjugate_part import active_features
+from .conjugate_part import ConjugatePart, QuadraticPart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
 
 # A λ below this is rounding: the sample does not touch that class.
 SMALLEST_LAMBDA = 1e-12
-# Newton on the face begins below this gap; its steps; and the step in Λ after which its factor need not be made again.
+# Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
+POLISH_STEPS, SETTLED_STEP = 5, 1e-8
+# How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
+# and of the derivatives it makes the square, since they are attached twice.
+SAME_SYSTEM = {torch.float64: 1e-7, torch.float32: 1e-5}
 # The gap at which a tie is one.
 DECIDED = 1e-13
 # The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
 LAST_BARRIER = 1e-14
-POLISH_STEPS, SETTLED_STEP = 4, 1e-8
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
+def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
-    Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    n_iter = torch.zeros_like(problem.l2, dtype=torch.int64)
-    unsure = torch.arange(len(n_iter), device=n_iter.device)
-    for target in (max(tol, POLISH_BELOW), tol, min(tol, DECIDED)):
-        part = pytree.tree_map(lambda t, some=unsure: t[some], problem)
-        found, used = _search(part, Lambda[unsure], target, max_iter - n_iter[unsure])
-        Lambda, n_iter = Lambda.index_copy(0, unsure, found), n_iter.index_add(0, unsure, used)
-        at, face = _polish(problem, Lambda)
-        margins, groups = _margins(problem, at), _groups(problem, at)
-        degenerate = at_kink(margins) | at_kink(groups)
+    part = conjugate_part(problem, precision)
+    Lambda = _competitors(part) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    at = _search(part, Lambda, max(tol, POLISH_BELOW), torch.full_like(problem.l2, max_iter, dtype=torch.int64))
+    n_iter = at.n_iter
+    for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
         failed = ~(relative(at.gap, problem.null_objective()) <= tol)
-        unsure = ((failed | degenerate) & (n_iter < max_iter)).nonzero().flatten()
+        unsure = ((failed | at.degenerate) & (n_iter < max_iter)).nonzero().flatten()
         if not len(unsure):
             break
+        found = _search(part.pick(unsure), at.Lambda[unsure], target, max_iter - n_iter[unsure])
+        n_iter = n_iter.index_add(0, unsure, found.n_iter)
+        at = _polish(part, at.Lambda.index_copy(0, unsure, found.Lambda))
     theta = problem.Y - at.Lambda
-    coef = at.features.put(at.small.coef_of(at.small.correlation(theta)), problem.X.shape[-1])
     return Result(
-        coef=coef,
+        coef=at.local.coef(theta),
         theta=theta,
-        features=at.features,
-        system=face,
+        features=at.local.features,
+        system=at.face,
         state=at.Lambda,
-        degenerate=degenerate,
-        singular=face.factor.singular & _used(problem, at),
-        derivative_error=_derivative_error(problem, at, face, margins, groups),
+        degenerate=at.degenerate,
+        singular=at.face.singular & at.local.moves(),
+        derivative_error=at.derivative_error(),
         n_iter=n_iter,
     )
 
 
-def _search(problem: Problem, Lambda: Tensor, target: float, max_iter: Tensor) -> tuple[Tensor, Tensor]:
-    """Λ (b, n, k) of a gap of at most ``target``, its zeros exact, and the steps (b,) that it took."""
-    found = dual_newton.minimise(problem, Lambda, target, max_iter)
-    at, face = _polish(problem, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
-    if face.factor.singular.any():
-        # Too many λ are free for the features in use: most of them are zeros that have not got there.
-        at, _ = _polish(problem, _unstuck(problem, at.Lambda, face.factor.singular))
-    return at.Lambda, found.n_iter
+def polish(problem: Problem, Lambda: Tensor) -> Tensor:
+    """Λ after Newton on the face it lies on, as exact as rounding allows."""
+    return _polish(conjugate_part(problem), Lambda).Lambda
 
 
 def _hinge(problem: Problem) -> MulticlassHinge:
@@ -75,18 +68,33 @@ def _hinge(problem: Problem) -> MulticlassHinge:
     return problem.loss
 
 
-def _competitors(problem: Problem) -> Tensor:
+def _competitors(part: ConjugatePart) -> Tensor:
     """Λ uniform over the classes a sample does not have: where l1 is large it already certifies W = 0.
 
     Where it does not, Λ uniform over all classes is the better start, every class being free to move there.
     """
+    problem = part.problem
     allowed = _hinge(problem).domain.allowed.expand_as(problem.Y)
     uniform = allowed.to(problem.Y.dtype) / allowed.sum(-1, keepdim=True)
+    if isinstance(part, QuadraticPart):
+        return uniform
     others = torch.where(allowed, 1 - problem.Y, 0.0)
     total = others.sum(-1, keepdim=True)
     others = torch.where(total > 0, others / torch.where(total > 0, total, 1.0), uniform)
-    zero = (problem.coef_of(problem.correlation(problem.Y - others)) == 0).flatten(1).all(-1)
+    zero = (problem.coef_of(part.image(problem.Y - others)) == 0).flatten(1).all(-1)
     return torch.where(zero[:, None, None], others, uniform)
+
+
+def _search(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: Tensor) -> "_Point":
+    """A point of a gap of at most ``target``, the zeros of its Λ exact."""
+    found = dual_newton.minimise(part, Lambda, target, max_iter)
+    at = _polish(part, _unstuck(part.problem, found.Lambda, ~(found.gap <= target)))
+    singular = at.face.singular
+    if singular.any():
+        # Too many λ are free for the features in use: most of them are zeros that have not got there.
+        at = _polish(part, _unstuck(part.problem, at.Lambda, singular))
+    at.n_iter = found.n_iter
+    return at
 
 
 def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
@@ -94,40 +102,93 @@ def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
     stuck = stuck.nonzero().flatten()
     if not len(stuck) or not barrier.is_small(problem):
         return Lambda
-    part = pytree.tree_map(lambda t: t[stuck], problem)
-    last = LAST_BARRIER * part.null_objective()
-    return Lambda.index_copy(0, stuck, barrier.minimise(part, Lambda[stuck], last))
+    some = pytree.tree_map(lambda t: t[stuck], problem)
+    last = LAST_BARRIER * some.null_objective()
+    return Lambda.index_copy(0, stuck, barrier.minimise(some, Lambda[stuck], last))
 
 
-class _Point(NamedTuple):
-    """Λ (b, n, k), its gap (b,), the features it leaves active, and the problem on these."""
+class _Point:
+    """Λ (b, n, k), R* there, its gap (b,), and the optimality system ``face``, once it is made."""
 
-    Lambda: Tensor
-    gap: Tensor
-    features: Features
-    small: Problem
+    face: DualFace | KroneckerFace
+    n_iter: Tensor
+
+    def __init__(self, part: ConjugatePart, Lambda: Tensor) -> None:
+        problem = part.problem
+        self.part = part
+        self.image = part.image(problem.Y - Lambda)
+        self.local = part.local(self.image)
+        # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
+        worst = problem.Y - problem.loss.dual_point(self.local.scores, problem.Y)
+        self.Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
+        samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
+        self.gap = (problem.weight * samples).sum(-1)
+
+    def newton_step(self) -> Tensor:
+        """The change of Λ that Newton's method asks for, with the opposite sign."""
+        problem = self.local.small
+        return self.face.step(problem, self.face.residual(problem, self.Lambda, self.local.scores))
+
+    @cached_property
+    def margins(self) -> Kinks:
+        """Of classes with λ = 0, how far their margin is from a tie; of the others, λ itself, (b, n, k).
+
+        A sample whose only positive λ is one moves along no edge: there λ is no kink.
+        """
+        problem = self.part.problem
+        slope = problem.dual_loss.conjugate_gradient(self.Lambda, problem.Y) - self.local.scores
+        positive = self.Lambda > 0
+        lowest = torch.where(positive, slope, torch.inf).amin(-1, keepdim=True)
+        distance = torch.where(positive, self.Lambda, slope - lowest)
+        alone = positive & (positive.sum(-1, keepdim=True) == 1)
+        counts = _hinge(problem).domain.allowed & (problem.weight > 0)[..., None] & ~alone
+        return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
+
+    @property
+    def degenerate(self) -> Tensor:
+        """Elements (b,) with a margin, a λ or a group about to bend."""
+        return at_kink(self.margins) | at_kink(self.local.kinks())
+
+    def derivative_error(self) -> Tensor:
+        """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
+        step = self.newton_step()
+        scores = self.part.row_norms() * (2 * self.gap / self.part.problem.l2).sqrt()[:, None]
+        uncertainty = torch.where(self.Lambda > 0, step.abs(), 2 * scores[..., None])
+        moved = self.local.coef_change(step)[:, None, None]
+        errors = [
+            derivative_error(kinks.distance, uncertain, self.face)
+            for kinks, uncertain in ((self.margins, uncertainty), (self.local.kinks(), moved))
+        ]
+        still = torch.where(errors[1].isfinite(), 0.0, torch.inf)
+        # Where W does not move with Λ its system is of no consequence.
+        return torch.where(self.local.moves(), torch.maximum(*errors), still)
 
 
-def polish(problem: Problem, Lambda: Tensor) -> Tensor:
-    """Λ after Newton on the face it lies on, as exact as rounding allows."""
-    return _polish(problem, Lambda)[0].Lambda
-
-
-def _polish(problem: Problem, Lambda: Tensor) -> tuple[_Point, DualFace]:
+def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
-    at = _point(problem, _snapped(problem, Lambda))
+    problem = part.problem
+    at = made_at = _Point(part, _snapped(problem, Lambda))
+    at.face = at.local.face(at.Lambda)
     for _ in range(POLISH_STEPS):
-        face = dual_face(at.small, at.Lambda)
-        step = face.step(at.small, face.residual(at.small, at.Lambda, score_map(at.small)))
-        target = _snapped(problem, at.Lambda - step)
-        new = _point(problem, target)
+        new = _Point(part, _snapped(problem, at.Lambda - at.newton_step()))
         # NaN compares false: a step into nowhere is not taken.
         better = (new.gap <= at.gap + 1e-15)[:, None, None]
-        moved = torch.where(better, new.Lambda - at.Lambda, 0.0).abs()
-        at = new if better.all() else _point(problem, torch.where(better, target, at.Lambda))
-        if (moved <= SETTLED_STEP).all():
-            return at, face
-    return at, dual_face(at.small, at.Lambda)
+        if not better.all():
+            new = _Point(part, torch.where(better, new.Lambda, at.Lambda))
+        settled = bool(((new.Lambda - at.Lambda).abs() <= SETTLED_STEP).all())
+        if _on_one_face(new.Lambda, made_at.Lambda, SAME_SYSTEM[part.precision]):
+            new.face = at.face
+        else:
+            new.face, made_at = new.local.face(new.Lambda), new
+        at = new
+        if settled:
+            break
+    return at
+
+
+def _on_one_face(new: Tensor, old: Tensor, distance: float) -> bool:
+    """Whether the two Λ are positive at the same places, and no further apart."""
+    return bool(((new > 0) == (old > 0)).all() and ((new - old).abs() <= distance).all())
 
 
 def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
@@ -135,56 +196,3 @@ def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
     Lambda = problem.dual_loss.domain.project(Lambda)
     Lambda = torch.where(Lambda > SMALLEST_LAMBDA, Lambda, 0.0)
     return Lambda / Lambda.sum(-1, keepdim=True)
-
-
-def _point(problem: Problem, Lambda: Tensor) -> _Point:
-    Theta = problem.Y - Lambda
-    V = problem.correlation(Theta)
-    features = active_features(problem, V)
-    small = problem.restrict(features)
-    scores = score_map(small)(Theta)
-    # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
-    worst = problem.Y - problem.loss.dual_point(scores, problem.Y)
-    Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
-    gap = (problem.weight * problem.loss.fenchel_young(scores, problem.Y - Lambda, problem.Y)).sum(-1)
-    return _Point(Lambda, gap, features, small)
-
-
-def _margins(problem: Problem, at: _Point) -> Kinks:
-    """Of classes with λ = 0, how far their margin is from a tie; of the others, λ itself, (b, n, k).
-
-    A sample whose only positive λ is one moves along no edge: there λ is no kink.
-    """
-    slope = problem.dual_loss.conjugate_gradient(at.Lambda, problem.Y) - score_map(at.small)(problem.Y - at.Lambda)
-    positive = at.Lambda > 0
-    lowest = torch.where(positive, slope, torch.inf).amin(-1, keepdim=True)
-    distance = torch.where(positive, at.Lambda, slope - lowest)
-    alone = positive & (positive.sum(-1, keepdim=True) == 1)
-    counts = _hinge(problem).domain.allowed & (problem.weight > 0)[..., None] & ~alone
-    return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
-
-
-def _used(problem: Problem, at: _Point) -> Tensor:
-    """Elements (b,) in which W moves with Λ: elsewhere that Λ's system is singular is of no consequence."""
-    V = problem.correlation(problem.Y - at.Lambda)
-    return problem.penalty.support(V / problem.l2[:, None, None], 1 / problem.l2).any(-1)
-
-
-def _groups(problem: Problem, at: _Point) -> Kinks:
-    """How far each group is from its threshold."""
-    V = problem.correlation(problem.Y - at.Lambda)
-    return problem.penalty.kinks(V / problem.l2[:, None, None], 1 / problem.l2)
-
-
-def _derivative_error(problem: Problem, at: _Point, face: DualFace, margins: Kinks, groups: Kinks) -> Tensor:
-    """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
-    step = face.step(at.small, face.residual(at.small, at.Lambda, score_map(at.small)))
-    norm = row_squares(problem.X).sqrt()
-    scores = norm * (2 * at.gap / problem.l2).sqrt()[:, None]
-    uncertainty = torch.where(at.Lambda > 0, step.abs(), 2 * scores[..., None])
-    moved = problem.correlation(step).abs().amax((1, 2)) / problem.l2
-    errors = [
-        derivative_error(margins.distance, uncertainty, face.factor),
-        derivative_error(groups.distance, moved[:, None, None], face.factor),
-    ]
-    return torch.where(_used(problem, at), torch.maximum(*errors), torch.where(errors[1].isfinite(), 0.0, torch.inf))

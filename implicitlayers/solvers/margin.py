@@ -17,6 +17,7 @@ from ..implicit import opaque, with_value
 from ..penalties import GroupL2
 from ..problem import Problem
 from . import barrier, dual_newton, hinge
+from .conjugate_part import conjugate_part
 
 STEPS, NEWTON_STEPS, PRECISION, LAST_BARRIER = 20, 30, 1e-8, 1e-16
 
@@ -101,7 +102,7 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
         if barrier.is_small(problem):
             Lambda = barrier.minimise(problem, Lambda, torch.full_like(l1, LAST_BARRIER))
         else:
-            Lambda = dual_newton.minimise(problem, Lambda, 1e-20, NEWTON_STEPS).Lambda
+            Lambda = dual_newton.minimise(conjugate_part(problem), Lambda, 1e-20, NEWTON_STEPS).Lambda
         Lambda = hinge.polish(problem, Lambda)
         U = problem.coef_of(problem.correlation(Y - Lambda))
         size = U.norm(dim=-1).sum(-1)

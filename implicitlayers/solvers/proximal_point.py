@@ -15,6 +15,7 @@ from ..penalties import L1, GroupL2
 from ..problem import Problem
 from ..products import row_squares
 from . import dual_newton, semismooth
+from .conjugate_part import conjugate_part
 from .primal import Point, better, point, polish, result, step_length
 from .result import Result
 
@@ -66,7 +67,7 @@ class _Kronecker:
     def step(self, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor, max_iter: Tensor) -> semismooth.Minimum:
         problem, offset = self.problem, sigma[:, None, None] * W
         inner = problem._replace(l2=problem.l2 + sigma)
-        found = dual_newton.minimise(inner, self.Lambda, tol, max_iter, offset)
+        found = dual_newton.minimise(conjugate_part(inner), self.Lambda, tol, max_iter, offset)
         self.Lambda = found.Lambda
         W = inner.coef_of(inner.correlation(problem.Y - found.Lambda) + offset)
         return semismooth.Minimum(W, found.gap, found.n_iter)

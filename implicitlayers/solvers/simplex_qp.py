@@ -2,10 +2,9 @@
 
     minimise ½⟨L, L M⟩ + ⟨C, L⟩    over L (k, n), every column in a simplex: L ≥ 0, Σ_c L_ci = total_i
 
-Because the Hessian does not couple classes, every linear system splits into one n×n system per class and one n×n Schur
-complement for the multipliers: nothing of size nk×nk. A primal–dual active set, which changes as a whole in every
-step (Hintermüller, Ito and Kunisch, 2002), needs a handful of steps where it works; where it cycles, which it does when
-M has low rank, an interior point finds the face instead.
+Every linear system splits into n×n ones (`kronecker`). A primal–dual active set, which changes as a whole in every step
+(Hintermüller, Ito and Kunisch, 2002), needs a handful of steps where it works; where it cycles, which it does when M has
+low rank, an interior point finds the face instead.
 
 Layout: classes before samples, (b, k, n), the layout in which batched products are fast.
 """
@@ -16,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..kronecker import FaceFactor, factorise_face, masked_inverse
+from ..linear import cholesky
 from ..prox import project_simplex
 
 # An interior point ends when its complementarity gap is below this share of the objective's scale.
@@ -42,48 +43,6 @@ class Program(NamedTuple):
         """``free`` made a face: within the allowed entries, exactly one entry in columns of total 0."""
         pinned = self.allowed & (self.allowed.cumsum(1) == 1)
         return torch.where(self.total > 0, free & self.allowed, pinned)
-
-
-class FaceFactor(NamedTuple):
-    """``inverse`` (b, k, n, n), per class the inverse of M on its free samples and zero elsewhere; ``schur`` (b, n, n),
-    the Cholesky factor of their sum, which is the Schur complement of the constraints Σ_c L_ci = total_i.
-    """
-
-    inverse: Tensor
-    schur: Tensor
-
-    def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The minimiser on the face, and its multipliers (b, 1, n); ``total`` None is zero: a step within the face."""
-        unconstrained = (self.inverse @ C[..., None])[..., 0]
-        rhs = unconstrained.sum(1, keepdim=True)
-        multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur)
-        return (self.inverse @ multiplier[:, None])[..., 0] - unconstrained, multiplier.mT
-
-
-def factorise_face(M: Tensor, free: Tensor, barrier: Tensor | None = None) -> FaceFactor:
-    """Factor M, plus the diagonal ``barrier`` (b, k, n), on the entries that are ``free`` (b, k, n), one per column."""
-    b, k, n = free.shape
-    if barrier is None and free.all():
-        inverse = torch.cholesky_inverse(cholesky(M))
-        return FaceFactor(inverse[:, None].expand(b, k, n, n), cholesky(k * inverse))
-    mask = free.to(M.dtype)
-    blocks = M[:, None] * mask[..., None] * mask[..., None, :]
-    blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask if barrier is None else torch.where(free, barrier, 1.0))
-    inverse = torch.cholesky_inverse(cholesky(blocks))
-    inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
-    return FaceFactor(inverse, cholesky(inverse.sum(1)))
-
-
-def cholesky(M: Tensor) -> Tensor:
-    """The Cholesky factor; the identity where there is none, so that one element does not fail the batch.
-
-    Steps from such a factor are senseless, but finite; they are taken only where they lower the objective.
-    """
-    lower, info = torch.linalg.cholesky_ex(M)
-    if not info.any():
-        return lower
-    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    return torch.where((info == 0)[..., None, None], lower, identity)
 
 
 class FaceMinimum(NamedTuple):
@@ -172,8 +131,8 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         mu = (L * S).sum((1, 2), keepdim=True) / entries
         if (mu * entries <= INTERIOR_GAP * scale).all():
             break
-        inverse, _ = factorise_face(M, free, ratio(S, L))
-        factor = FaceFactor(inverse, cholesky(inverse.sum(1) + empty))
+        inverse, pivot = masked_inverse(M, free, ratio(S, L))
+        factor = FaceFactor(inverse, cholesky(inverse.sum(1) + empty), pivot.amin(-1) > 0)
         # Predictor: towards μ = 0. The change of S follows from complementarity, S dL + L dS = target − L∘S.
         dL = factor.solve(S)[0]
         dS = -S - ratio(S, L) * dL

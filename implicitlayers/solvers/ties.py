@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..linear import Factor
+from ..linear import Conditioned
 from ..penalties import Kinks
 
 # A margin, an entry or a group this close to its threshold, relatively, is a tie.
@@ -15,7 +15,7 @@ def at_kink(kinks: Kinks) -> Tensor:
     return (kinks.distance <= TIE * kinks.scale).flatten(1).any(-1)
 
 
-def derivative_error(distance: Tensor, uncertainty: Tensor, factor: Factor) -> Tensor:
+def derivative_error(distance: Tensor, uncertainty: Tensor, factor: Conditioned) -> Tensor:
     """An estimate of the relative error of first derivatives, (b,).
 
     ``distance`` (b, ...) from kinks and the ``uncertainty`` of what is measured there, which broadcasts to it. Where an
@@ -24,5 +24,5 @@ def derivative_error(distance: Tensor, uncertainty: Tensor, factor: Factor) -> T
     """
     ratio = torch.where(distance.isinf(), 0.0, uncertainty / torch.where(distance > 0, distance, 1e-300))
     ratio = ratio.flatten(1).amax(-1)
-    rounding = torch.finfo(factor.root.dtype).eps * factor.condition
+    rounding = torch.finfo(factor.condition.dtype).eps * factor.condition
     return torch.where((ratio < 1) & ~factor.singular, ratio + rounding, torch.inf)

@@ -1,0 +1,113 @@
+"""Linear algebra of M ⊗ I on a face of a product of simplices: n×n systems only, one per class and one more.
+
+    minimise ½⟨L, L M⟩ + ⟨C, L⟩    over L (k, n) that is zero off the face, Σ_c L_ci = total_i
+
+The Hessian does not couple classes, so every class has a system of its own, and the constraints, which do couple them,
+one more: the Schur complement, the sum of the inverses. Nothing of size nk×nk is formed.
+
+Layout: classes before samples, (..., k, n), the layout in which batched products are fast.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .linear import cholesky_where_it_exists
+
+# Below the first share of free samples the free ones are packed; below the second share of the others, and where M is
+# this well conditioned, the inverse of the whole M is made once, and for every class less what its others take away.
+PACK_BELOW, DOWNDATE_BELOW, DOWNDATE_PIVOT = 0.8, 0.4, 1e-6
+# Inverses of blocks and of their sum multiply what rounding does: below this pivot another method is better.
+REGULAR_PIVOT = 1e-6
+
+
+class FaceFactor(NamedTuple):
+    """``inverse`` (..., k, n, n), per class the inverse of M on its free samples and zero elsewhere; ``schur``
+    (..., n, n), the Cholesky factor of their sum; ``regular`` (...), false where M on the face is singular or
+    nearly so.
+    """
+
+    inverse: Tensor
+    schur: Tensor
+    regular: Tensor
+
+    def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within the face."""
+        unconstrained = (self.inverse @ C[..., None])[..., 0]
+        rhs = unconstrained.sum(-2, keepdim=True)
+        multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur)
+        return (self.inverse @ multiplier.unsqueeze(-3))[..., 0] - unconstrained, multiplier.mT
+
+
+def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
+    """Factor M (b, n, n) on the entries that are ``free`` (b, k, n), at least one per column."""
+    k, n = free.shape[-2:]
+    count = free.sum(-1)
+    fewest, most = int(count.amin()), int(count.amax())
+    if n - fewest <= DOWNDATE_BELOW * n:
+        whole, pivot = _inverse(M)
+        if pivot.amin() > DOWNDATE_PIVOT:
+            if fewest == n:
+                return _with_schur(whole[:, None].expand(*free.shape, n), pivot, k * whole)
+            inverse = _downdated(whole, free, n - fewest)
+            return _with_schur(inverse, pivot, inverse.sum(1))
+    inverse, pivot = _packed(M, free, most) if most <= PACK_BELOW * n else masked_inverse(M, free)
+    return _with_schur(inverse, pivot.amin(-1), inverse.sum(1))
+
+
+def masked_inverse(M: Tensor, free: Tensor, diagonal: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Inverses (b, k, n, n) of M, plus the ``diagonal`` (b, k, n), on free entries, and their smallest pivots (b, k)."""
+    mask = free.to(M.dtype)
+    blocks = M[:, None] * mask[..., None] * mask[..., None, :]
+    blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask if diagonal is None else torch.where(free, diagonal, 1.0))
+    inverse, pivot = _inverse(blocks)
+    inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
+    return inverse, pivot
+
+
+def _with_schur(inverse: Tensor, pivot: Tensor, total: Tensor) -> FaceFactor:
+    schur, last = _cholesky(total)
+    return FaceFactor(inverse, schur, (pivot > REGULAR_PIVOT) & (last > REGULAR_PIVOT))
+
+
+def _inverse(M: Tensor) -> tuple[Tensor, Tensor]:
+    lower, pivot = _cholesky(M)
+    return torch.cholesky_inverse(lower), pivot
+
+
+def _cholesky(M: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor, or the identity, and the smallest share of a diagonal entry that is left as its pivot, or zero."""
+    lower, exists = cholesky_where_it_exists(M)
+    left = lower.diagonal(dim1=-2, dim2=-1).square() / M.diagonal(dim1=-2, dim2=-1)
+    return lower, torch.where(exists, left.amin(-1), 0.0)
+
+
+def _packed(M: Tensor, free: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """As `masked_inverse`, by systems of the ``size`` of the largest face."""
+    b, k, n = free.shape
+    real, index = free.to(torch.uint8).topk(size, dim=-1)
+    wide = index[..., None].expand(b, k, size, n)
+    mask, square = real.to(M.dtype), index[..., None, :].expand(b, k, size, size)
+    blocks = M[:, None].expand(b, k, n, n).gather(2, wide).gather(3, square) * mask[..., None] * mask[..., None, :]
+    blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask)
+    inverse, pivot = _inverse(blocks)
+    inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
+    rows = M.new_zeros(b, k, size, n).scatter_(3, square, inverse)
+    return M.new_zeros(b, k, n, n).scatter_(2, wide, rows), pivot
+
+
+def _downdated(whole: Tensor, free: Tensor, size: int) -> Tensor:
+    """N − N_·C N_CC⁻¹ N_C·, N the inverse of M and C the samples that are not free, at most ``size``."""
+    b, k, n = free.shape
+    real, index = (~free).to(torch.uint8).topk(size, dim=-1)
+    mask = real.to(whole.dtype)
+    wide, square = index[..., None].expand(b, k, size, n), index[..., None, :].expand(b, k, size, size)
+    rows = whole[:, None].expand(b, k, n, n).gather(2, wide) * mask[..., None]
+    corner = rows.gather(3, square) * mask[..., None, :]
+    corner.diagonal(dim1=-2, dim2=-1).add_(1 - mask)
+    half = torch.linalg.solve_triangular(_cholesky(corner)[0], rows, upper=False)
+    inside = free.to(whole.dtype)
+    return torch.baddbmm(
+        whole[:, None].expand(b, k, n, n).reshape(b * k, n, n), half.flatten(0, 1).mT, half.flatten(0, 1), alpha=-1
+    ).view(b, k, n, n) * (inside[..., None] * inside[..., None, :])
