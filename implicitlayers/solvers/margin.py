@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..domains import Simplex
 from ..implicit import opaque, with_value
-from ..penalties import GroupL2
+from ..penalties import GroupL2, row_norm
 from ..problem import Problem
 from . import barrier, dual_newton, hinge
 from .conjugate_part import conjugate_part
@@ -105,7 +105,7 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
             Lambda = dual_newton.minimise(conjugate_part(problem), Lambda, 1e-20, NEWTON_STEPS).Lambda
         Lambda = hinge.polish(problem, Lambda)
         U = problem.coef_of(problem.correlation(Y - Lambda))
-        size = U.norm(dim=-1).sum(-1)
+        size = row_norm(U).sum(-1)
         ratio = -(weight * problem.loss.value(problem.scores(U), Y)).sum(-1) / torch.where(size > 0, size, 1.0)
         rises = (size > 0) & (ratio > l1)
         pick = rises[:, None, None]
@@ -119,4 +119,4 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor) -> Bounds:
 
 
 def _dual_norm(X: Tensor, Y: Tensor, weight: Tensor, Lambda: Tensor) -> Tensor:
-    return (X.mT @ (weight[..., None] * (Y - Lambda))).norm(dim=-1).amax(-1)
+    return row_norm(X.mT @ (weight[..., None] * (Y - Lambda))).amax(-1)
