@@ -60,7 +60,7 @@ class FaceMinimum(NamedTuple):
 def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
     """Solve from the feasible ``start`` and the guess ``free`` of its face; ``max_iter`` bounds the active set."""
     found = _active_set(program, start, free, max_iter)
-    stuck = (~found.settled).nonzero().flatten()
+    stuck = (~found.settled & ~(program.value(found.feasible) < program.value(start))).nonzero().flatten()
     if len(stuck):
         some = program.pick(stuck)
         inside, face = _interior_point(some)
