@@ -96,6 +96,18 @@ def test_a_relative_parameter_learns_and_moves_with_its_layer():
     assert parameter.grad < 0
 
 
+def test_a_relative_tensor_is_a_share_for_each_element_and_moves_with_its_layer():
+    """An argument, not learnt: in no state_dict, and moved with the layer all the same."""
+    X, Y, _ = data(il.Lasso)
+    shares = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+    layer = il.Lasso(il.Relative(shares), tol=1e-12)
+    alone = [il.Lasso(il.Relative(float(r)), tol=1e-12)(x, y) for r, x, y in zip(shares, X, Y, strict=True)]
+    assert relative_error(layer(X, Y), torch.stack(alone)) <= 1e-8
+    assert not list(layer.parameters())
+    assert not layer.state_dict()
+    assert layer.to("meta").l1.r.device.type == "meta"
+
+
 def test_relative_under_vmap_is_a_loop():
     X, Y, _ = data(il.Lasso)
     layer = il.Lasso(il.Relative(0.3))
