@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers import labels, normal, relative_error, uniform
+from helpers import labels, normal, one_hot, relative_error, uniform
 from torch.func import grad, vmap
 
 import implicitlayers as il
+from implicitlayers.solvers import barrier, margin
 
 N, M = 24, 10
 GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
@@ -60,6 +61,23 @@ def test_l1_max_of_the_multiclass_svm():
     below = il.MulticlassSVM(0.1, largest * (1 - 1e-5)).solve(X, y)
     assert below.support.any(-1).all()
     assert below.converged.all()
+
+
+@pytest.mark.parametrize(("n", "m"), [(12, 20), (20, 4)])
+def test_l1_max_of_the_multiclass_svm_is_the_same_without_an_interior_point(n, m, monkeypatch):
+    """What is too large for one takes another way, and one that is cut short still proves that W vanishes there."""
+    X, Y, mask = normal(2, n, m), one_hot(labels(2, n, k=3), 3), torch.ones(2, 3, dtype=torch.bool)
+    weight = uniform(2, n)
+    weight = weight / weight.sum(-1, keepdim=True)
+    found = margin.hinge_l1_max(X, Y, weight, mask)
+    monkeypatch.setattr(barrier, "LARGEST", 0)
+    assert relative_error(margin.hinge_l1_max(X, Y, weight, mask), found) <= 1e-5
+    monkeypatch.setattr(margin, "STEPS", 1)
+    bound = margin.hinge_l1_max(X, Y, weight, mask)
+    assert (bound >= found * (1 - 1e-6)).all()
+    zero = il.MulticlassSVM(0.1, bound * (1 + 1e-6)).solve(X, Y, sample_weight=weight)
+    assert zero.converged.all()
+    assert zero.coef.abs().max() <= 1e-6
 
 
 @sparse
