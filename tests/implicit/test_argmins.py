@@ -425,9 +425,9 @@ def test_errors_of_the_users_own_functions_arrive_as_they_are(method):
     def fails(*_):
         raise RuntimeError("singular matrix, says the user")
 
-    with pytest.raises(RuntimeError, match="^singular matrix, says the user$"):
+    with pytest.raises(RuntimeError, match=r"^singular matrix, says the user$"):
         implicit.root(fails, linear_solve=method)(lambda a: a / 3)(float64(2.0).requires_grad_())
-    with pytest.raises(RuntimeError, match="^singular matrix, says the user$"):
+    with pytest.raises(RuntimeError, match=r"^singular matrix, says the user$"):
         implicit.root(lambda x, a: x - a, linear_solve=method)(fails)(float64(2.0))
 
 
