@@ -411,13 +411,23 @@ def test_a_residual_that_is_itself_from_outside_is_refused(method):
         vmap(outside)(float64([3.0, 4.0]))
 
 
-@pytest.mark.parametrize("solver", [lambda c: c, lambda c: 2 * c], ids=["as it is", "computed"])
-def test_a_solution_from_outside_is_refused_under_vmap(solver):
+def mapped(f):
+    return lambda c: vmap(f)(c[None])
+
+
+@pytest.mark.parametrize(
+    ("transform", "solver"),
+    [(mapped, lambda c: 2 * c), *((transform, lambda c: c) for transform in (mapped, grad, jacfwd, jacrev))],
+    ids=["vmap-computed", "vmap", "grad", "jacfwd", "jacrev"],
+)
+def test_a_solution_from_outside_is_refused(transform, solver):
+    """A derivative of zero would be wrong without a word."""
+
     def outside(c):
         return implicit.root(lambda x, a: x - a)(lambda a: solver(c))(float64(2.0))
 
     with pytest.raises(ValueError, match=r"^solver.*given, from outside their arguments"):
-        vmap(outside)(float64([3.0, 4.0]))
+        transform(outside)(float64(3.0))
 
 
 @pytest.mark.parametrize("method", [implicit.Dense(), implicit.GMRES()], ids=name)

@@ -76,6 +76,20 @@ def test_all_kinds_occur_among_a_few_hundred(name):
     assert seen == set(kinds_of_problem(problem, weights=True))
 
 
+def test_no_class_is_absent_where_its_intercept_would_run_off():
+    problem = problem_of("logistic", fit_intercept=True)
+    assert {"absent class", "one sample"} & set(kinds_of_problem(problem, weights=True)) == set()
+
+    @GENERATE
+    @given(examples(problem, kinds=("generic", "one sample per class", "zero weights"), weights=True))
+    def present(example):
+        weight = 1.0 if example.sample_weight is None else example.sample_weight[:, None]
+        assert bool(((weight * example.Y).sum(0) > 0).all())
+        assert bool(problem.solvable(example).all())
+
+    present()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_problems_have_the_shapes_and_strengths_asked_for(name):
     problem = problem_of(name)
