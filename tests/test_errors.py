@@ -191,6 +191,76 @@ def test_options_out_of_range(name, option, value):
     fails(lambda: LAYERS[name](**{option: value}), f"^{option}", re.escape(str(value)))
 
 
+GROUPED = {
+    "group_lasso": lambda **options: il.GroupLasso(0.1, **options),
+    "sparse_group_lasso": lambda **options: il.SparseGroupLasso(0.1, 0.1, **options),
+}
+grouped = pytest.mark.parametrize("make", GROUPED.values(), ids=GROUPED)
+
+
+@grouped
+@pytest.mark.parametrize(
+    "groups",
+    [[[0, 1], [1, 2, 3]], [[0, 0], [1], [2], [3]], [[0, 1], [3]], [[1, 2], [3, 4]], [[-1, 0], [1, 2]]],
+    ids=["overlap", "twice", "gap", "from one", "negative"],
+)
+def test_groups_that_are_no_partition(make, groups):
+    members = sorted(j for group in groups for j in group)
+    fails(lambda: make(groups=groups), "^groups", re.escape(str(members)), "each feature from 0", "exactly one")
+
+
+@grouped
+@pytest.mark.parametrize("groups", [[], [[0, 1], [2]], [[0, 1], [2, 3, 4]]], ids=["none", "fewer", "more"])
+def test_groups_of_other_than_the_features_of_X(make, groups):
+    size = sum(len(group) for group in groups)
+    fails(lambda: make(groups=groups)(X, Y), "^groups", f"of {size} features", "expected 4, the features of X")
+
+
+@grouped
+@pytest.mark.parametrize(
+    ("weights", "part"),
+    [
+        (torch.ones(3), r"given \(3,\)"),
+        (torch.ones(2, 1), r"given \(2, 1\)"),
+        (torch.tensor(1.0), r"given \(\)"),
+        (2.0, r"given 2\.0"),
+        ([1.0, 1.0], r"given \[1\.0, 1\.0\]"),
+        (torch.ones(2, dtype=torch.int64), "int64"),
+    ],
+    ids=["more", "one over a batch", "scalar", "number", "list", "integers"],
+)
+def test_group_weights_that_are_not_one_per_group(make, weights, part):
+    expected = "expected a tensor|floating-point tensor"
+    fails(lambda: make(groups=[[0, 1], [2, 3]], group_weights=weights), "^group_weights", part, expected)
+
+
+@grouped
+def test_fewer_group_weights_than_features(make):
+    layer = make(group_weights=torch.ones(3))
+    fails(lambda: layer(X, Y), "^group_weights", "given 3 weights", "expected 4, one per feature")
+    assert layer(X[:, :3], Y).shape == (3, K)
+
+
+@pytest.mark.parametrize("layer", [il.NonNegativeRegression, il.HuberRegression])
+def test_without_any_strength_there_is_no_certificate(layer):
+    """The message says what will do, and it does."""
+    fails(lambda: layer(l1=0, l2=0.0), "^l1 and l2", "given 0 for both", "expected one > 0", "l2=1e-8 .*will do")
+    assert layer(l2=1e-8).solve(X, Y).converged
+    # A tensor may be zero somewhere, and that is seen in time by its gap.
+    assert layer(l2=torch.tensor(0.0), on_fail="ignore")(X, Y).shape == (M, K)
+
+
+def test_class_targets_that_are_no_tensor():
+    fails(lambda: il.MulticlassSVM(0.1)(X, LABELS.tolist()), "^Y", "given list", "integer labels", "one-hot")
+
+
+@pytest.mark.parametrize("layer", [il.MulticlassSVM, il.LogisticRegression])
+def test_an_empty_batch_of_labels_needs_the_number_of_classes(layer):
+    none = torch.zeros(0, N, dtype=torch.int64)
+    fails(lambda: layer(l2=0.1)(X.expand(0, N, M), none), "^n_classes", "given None", r"\(0, 6\), has no label")
+    assert layer(l2=0.1, n_classes=K)(X.expand(0, N, M), none).shape == (0, M, K)
+
+
 @named
 def test_misspelt_options_are_named(name):
     fails(lambda: LAYERS[name](max_iters=3), "max_iters", error=TypeError)

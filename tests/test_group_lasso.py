@@ -167,3 +167,17 @@ def test_derivative_is_as_exact_as_its_solution():
     errors = [relative_error(derivative(tol), exact) for tol in (1e-2, 1e-4, 1e-8, 1e-12)]
     assert errors[-1] <= 1e-9
     assert all(after <= before + 1e-9 for before, after in itertools.pairwise(errors))
+
+
+def test_group_weights_can_be_learnt():
+    """A heavier group shrinks; a tensor that is no parameter is none of the layer's, and not in its state."""
+    X, Y, groups = normal(15, 4), normal(15, 2, seed=1), [[0, 1], [2, 3]]
+    weights = torch.nn.Parameter(torch.tensor([0.5, 1.5], dtype=torch.float64))
+    layer = il.GroupLasso(0.05, 0.1, groups=groups, group_weights=weights)
+    assert [p is weights for p in layer.parameters()] == [True]
+    layer(X, Y)[:2].norm().backward()
+    assert weights.grad[0] < 0
+    fixed = il.GroupLasso(0.05, 0.1, groups=groups, group_weights=weights.detach())
+    assert not list(fixed.parameters())
+    assert not fixed.state_dict()
+    torch.testing.assert_close(fixed(X, Y), layer(X, Y).detach())

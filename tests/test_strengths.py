@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers import labels, normal, relative_error, uniform
+from helpers import labels, normal, one_hot, relative_error, uniform
 from torch.func import grad, vmap
 
 import implicitlayers as il
+from implicitlayers.solvers import barrier, margin
 
 N, M = 24, 10
 GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
@@ -62,6 +63,23 @@ def test_l1_max_of_the_multiclass_svm():
     assert below.converged.all()
 
 
+@pytest.mark.parametrize(("n", "m"), [(12, 20), (20, 4)])
+def test_l1_max_of_the_multiclass_svm_is_the_same_without_an_interior_point(n, m, monkeypatch):
+    """What is too large for one takes another way, and one that is cut short still proves that W vanishes there."""
+    X, Y, mask = normal(2, n, m), one_hot(labels(2, n, k=3), 3), torch.ones(2, 3, dtype=torch.bool)
+    weight = uniform(2, n)
+    weight = weight / weight.sum(-1, keepdim=True)
+    found = margin.hinge_l1_max(X, Y, weight, mask)
+    monkeypatch.setattr(barrier, "LARGEST", 0)
+    assert relative_error(margin.hinge_l1_max(X, Y, weight, mask), found) <= 1e-5
+    monkeypatch.setattr(margin, "STEPS", 1)
+    bound = margin.hinge_l1_max(X, Y, weight, mask)
+    assert (bound >= found * (1 - 1e-6)).all()
+    zero = il.MulticlassSVM(0.1, bound * (1 + 1e-6)).solve(X, Y, sample_weight=weight)
+    assert zero.converged.all()
+    assert zero.coef.abs().max() <= 1e-6
+
+
 @sparse
 def test_relative_is_a_share_of_l1_max(layer, options):
     X, Y, weight = data(layer)
@@ -94,6 +112,18 @@ def test_a_relative_parameter_learns_and_moves_with_its_layer():
     layer(X, Y).square().sum().backward()
     (parameter,) = layer.parameters()
     assert parameter.grad < 0
+
+
+def test_a_relative_tensor_is_a_share_for_each_element_and_moves_with_its_layer():
+    """An argument, not learnt: in no state_dict, and moved with the layer all the same."""
+    X, Y, _ = data(il.Lasso)
+    shares = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+    layer = il.Lasso(il.Relative(shares), tol=1e-12)
+    alone = [il.Lasso(il.Relative(float(r)), tol=1e-12)(x, y) for r, x, y in zip(shares, X, Y, strict=True)]
+    assert relative_error(layer(X, Y), torch.stack(alone)) <= 1e-8
+    assert not list(layer.parameters())
+    assert not layer.state_dict()
+    assert layer.to("meta").l1.r.device.type == "meta"
 
 
 def test_relative_under_vmap_is_a_loop():

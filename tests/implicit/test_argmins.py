@@ -400,6 +400,47 @@ def test_transformed_tensors_from_outside_are_refused(transform, method):
         transform(outside)(float64(3.0))
 
 
+@pytest.mark.parametrize("method", [implicit.Dense(), implicit.GMRES()], ids=name)
+def test_a_residual_that_is_itself_from_outside_is_refused(method):
+    """Also where no operation of ours meets it: what a product with J would make of it is anyone's guess."""
+
+    def outside(c):
+        return grad(implicit.root(lambda x, a: c, linear_solve=method)(lambda a: a / 3))(float64(2.0))
+
+    with pytest.raises(ValueError, match=r"residual.*given, from outside their arguments"):
+        vmap(outside)(float64([3.0, 4.0]))
+
+
+def mapped(f):
+    return lambda c: vmap(f)(c[None])
+
+
+@pytest.mark.parametrize(
+    ("transform", "solver"),
+    [(mapped, lambda c: 2 * c), *((transform, lambda c: c) for transform in (mapped, grad, jacfwd, jacrev))],
+    ids=["vmap-computed", "vmap", "grad", "jacfwd", "jacrev"],
+)
+def test_a_solution_from_outside_is_refused(transform, solver):
+    """A derivative of zero would be wrong without a word."""
+
+    def outside(c):
+        return implicit.root(lambda x, a: x - a)(lambda a: solver(c))(float64(2.0))
+
+    with pytest.raises(ValueError, match=r"^solver.*given, from outside their arguments"):
+        transform(outside)(float64(3.0))
+
+
+@pytest.mark.parametrize("method", [implicit.Dense(), implicit.GMRES()], ids=name)
+def test_errors_of_the_users_own_functions_arrive_as_they_are(method):
+    def fails(*_):
+        raise RuntimeError("singular matrix, says the user")
+
+    with pytest.raises(RuntimeError, match=r"^singular matrix, says the user$"):
+        implicit.root(fails, linear_solve=method)(lambda a: a / 3)(float64(2.0).requires_grad_())
+    with pytest.raises(RuntimeError, match=r"^singular matrix, says the user$"):
+        implicit.root(lambda x, a: x - a, linear_solve=method)(fails)(float64(2.0))
+
+
 # What the solver is allowed to do.
 
 

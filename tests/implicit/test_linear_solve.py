@@ -204,6 +204,13 @@ def test_the_transpose_of_the_preconditioner_serves_the_transpose(method):
     assert report.n_iter <= 2
 
 
+@pytest.mark.parametrize("method", [implicit.CG, implicit.NormalCG, implicit.GMRES], ids=name)
+def test_a_preconditioner_of_another_size_is_refused(method):
+    solve = solution_map(method(preconditioner=lambda v, x, A: v[:-1]), spd())
+    with pytest.raises(ValueError, match="preconditioner: given a result of 3 numbers, expected 4, like v"):
+        solve(normal(D))
+
+
 def test_gmres_restarts():
     A, v = nonsymmetric(12), normal(12)
     report = LinearReport()

@@ -6,6 +6,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from implicitlayers.testing import KINDS, NAMES, Example, examples, objective
+from implicitlayers.testing.scaling import at_ratio
 from implicitlayers.testing.strategies import kinds_of_problem
 
 GENERATE = settings(phases=(Phase.generate,), max_examples=20)
@@ -75,6 +76,20 @@ def test_all_kinds_occur_among_a_few_hundred(name):
     assert seen == set(kinds_of_problem(problem, weights=True))
 
 
+def test_no_class_is_absent_where_its_intercept_would_run_off():
+    problem = problem_of("logistic", fit_intercept=True)
+    assert {"absent class", "one sample"} & set(kinds_of_problem(problem, weights=True)) == set()
+
+    @GENERATE
+    @given(examples(problem, kinds=("generic", "one sample per class", "zero weights"), weights=True))
+    def present(example):
+        weight = 1.0 if example.sample_weight is None else example.sample_weight[:, None]
+        assert bool(((weight * example.Y).sum(0) > 0).all())
+        assert bool(problem.solvable(example).all())
+
+    present()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_problems_have_the_shapes_and_strengths_asked_for(name):
     problem = problem_of(name)
@@ -96,6 +111,20 @@ def test_problems_have_the_shapes_and_strengths_asked_for(name):
 def test_given_strengths_stay_and_the_features_are_scaled_to_them(example):
     assert example.strengths == {"l1": 0.1}
     assert 1 < 1 / float(problem_of("lasso").scale_to_zero(example)) < 10.1 or float(example.X.abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "strengths"), [("simplex", {"total": 2.0}), ("box", {"lower": -0.1, "upper": 0.2}), ("ridge", {"l2": 0.0})]
+)
+def test_where_no_strength_has_a_scale_the_features_stay(name, strengths):
+    @GENERATE
+    @given(examples(problem_of(name), strengths=strengths, kinds=("generic",), n=4, m=2), st.floats(0.1, 10))
+    def stays(example, ratio):
+        assert example.strengths == strengths
+        assert torch.equal(example.X, example.X.round(decimals=2))
+        assert torch.equal(at_ratio(problem_of(name), example, ratio).X, example.X)
+
+    stays()
 
 
 @given(examples(problem_of("ridge"), n=8, m=3, kinds=("generic",), scale=1e6, condition=100.0, correlation=0.5))

@@ -1,7 +1,10 @@
 """The suite as users meet it: a callable, an objective of one's own, the base class, and what a failure prints."""
 
 import re
+import sys
 from functools import partial
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -75,6 +78,76 @@ def test_arguments_that_make_no_sense_are_named(arguments, message):
 def test_a_property_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="properties: given"):
         check_layer(ista, "lasso", {"l1": 0.1}, properties=["speed"])
+
+
+def test_what_has_no_status_is_not_counted_among_the_flags():
+    layer = il.Lasso(0.1)
+
+    class Silent:
+        def __call__(self, X, Y):
+            return layer(X, Y)
+
+        def solve(self, X, Y):
+            return SimpleNamespace(coef=self(X, Y))
+
+    (row,) = check_layer(Silent(), "lasso", {"l1": 0.1}, max_examples=4, properties=["flags"])
+    assert row.holds
+    assert row.detail == "0 of 0 regular problems flagged"
+
+
+def test_memory_is_that_of_a_problem_that_suits():
+    """Also where the objective is one's own; a number of features that cannot vary is no case for it."""
+
+    def value(X, Y, W):
+        return (W - X.mT @ Y).square().sum((-2, -1))
+
+    (row,) = check_layer(lambda X, Y: X.mT @ Y, value, {}, properties=["memory"])
+    assert row.holds
+    assert "times X beside it, at 50 × 1,000" in row.detail
+    subset = objective("sparse_ridge", n_nonzero=2)
+    (row,) = check_layer(il.SparseRidge(0.1, 2), subset, {"l2": 0.1}, properties=["memory"])
+    assert (row.holds, row.detail) == (None, "needs a layer for any number of features")
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["rich", "plain"])
+def test_the_table_has_a_line_for_each_property(hidden, monkeypatch, capsys):
+    """The same with and without rich."""
+    for module in ("rich.console", "rich.table", "rich.progress") if hidden else ():
+        monkeypatch.setitem(sys.modules, module, None)
+    properties = ["optimality", "certificate", "bad input"]
+    with pytest.raises(AssertionError, match="2 of 3 properties do not hold"):
+        check_layer(ista, "lasso", {"l1": 0.1}, max_examples=4, shrink_seconds=0.1, properties=properties)
+    title, *lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert title.strip() == "ista as lasso"
+    for name, mark in (("optimality", "FAILS"), ("certificate", "–"), ("bad input", "FAILS")):
+        (line,) = [line for line in lines if line.strip().startswith(name)]
+        assert mark in line.split()
+
+
+def test_the_base_class_skips_what_does_not_apply_and_fails_with_the_message():
+    class Ista(LayerSuite):
+        layer = staticmethod(ista)
+        strengths: ClassVar = {"l1": 0.1}
+        max_examples = 4
+
+    with pytest.raises(pytest.skip.Exception, match="certificate: the layer says nothing of its gap or status"):
+        Ista().test_certificate()
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)bad input: expected X a vector: .*reproduce with:"):
+        Ista().test_bad_input()
+
+
+def test_a_layer_without_a_signature_takes_no_weights():
+    """Compiled functions may have none."""
+
+    class Bare:
+        __signature__ = "none of inspect's"
+
+        def __call__(self, X, Y):
+            return il.Lasso(0.1)(X, Y)
+
+    assert not Subject(Bare(), "lasso").takes_weights
+    assert Subject(il.Lasso(0.1), "lasso").takes_weights
+    check_layer(Bare(), "lasso", {"l1": 0.1}, max_examples=4, properties=["optimality"])
 
 
 class TestHandmade(LayerSuite):
