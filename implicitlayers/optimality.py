@@ -10,6 +10,7 @@ system         unknown x                             residual r(x)
 RidgePrimal    W (m, k)                              Xᵀ diag(s̄)(XW − Y) + l2·W
 RidgeDual      ρ = (Y − XW)/l2 (n, k)                XXᵀ diag(s̄) ρ + l2·ρ − Y
 NormalMap      v = W − τ∇f(W) on the support (S, k)  v − W + τ∇f(W), W = prox(v, τ), f = loss + (l2/2)‖W‖²
+ScoreEquation  Z, and an intercept (n or n + 1, k)   Z − XW, W = ∇R*(Xᵀ diag(s̄) θ(Z)): see `score_equation`
 DualFace       Λ = Y − Θ on its face (n, k)          ∂ℓ*(Λ) − X W(Λ), along the edges of the face
 =============  ====================================  ============================================================
 """
@@ -28,6 +29,7 @@ from .losses import Squared
 from .penalties import NoPenalty
 from .problem import Problem
 from .products import gram
+from .score_equation import ScoreEquation
 
 
 class RidgePrimal(NamedTuple):
@@ -106,12 +108,15 @@ class NormalMap(NamedTuple):
 
     def attach(self, problem: Problem, v: Tensor, order: int) -> Tensor:
         """Coefficients on the support (..., S, k) with derivatives."""
-        v = attach(v, lambda v: self.residual(problem, v), self.solve, order)
+        return self.coef(problem, attach(v, lambda v: self.residual(problem, v), self.solve, order))
+
+    def coef(self, problem: Problem, v: Tensor) -> Tensor:
+        """W (..., S, k) at v."""
         return problem.penalty.prox(v, self.step)
 
     def residual(self, problem: Problem, v: Tensor) -> Tensor:
         """V − W + τ∇f(W) at W = prox(v, τ)."""
-        W = problem.penalty.prox(v, self.step)
+        W = self.coef(problem, v)
         theta = problem.loss.dual_point(problem.scores(W), problem.Y)
         return v - W + self.step[..., None, None] * problem.slope(W, theta)
 
@@ -241,4 +246,4 @@ def score_map(problem: Problem) -> Callable[[Tensor], Tensor]:
     return lambda Theta: problem.scores(problem.coef_of(problem.correlation(Theta)))
 
 
-System = RidgePrimal | RidgeDual | NormalMap | DualFace
+System = RidgePrimal | RidgeDual | NormalMap | ScoreEquation | DualFace

@@ -31,7 +31,7 @@ from .subject import Subject
 # Most of generic, regular problems that a layer may flag.
 FLAGGED = 0.05
 # Samples and features where memory is looked at: X outweighs coefficients and whatever is of samples by samples.
-LARGE = (50, 1_000)
+LARGE = (50, 10_000)
 
 
 class Row(NamedTuple):
