@@ -37,8 +37,7 @@ def _by_class(X: Tensor, weight: Tensor) -> Tensor:
 
 def _add_groups(K: Tensor, X: Tensor, bend: Curvature, scale: Tensor) -> None:
     """Add U diag(β) Uᵀ in place, for a range of groups at a time."""
-    b, n, S = X.shape
-    k = bend.unit.shape[-1]
+    b, S, k = bend.unit.shape
     # A group's number in an entry where it has no part is not looked at.
     group = torch.where(bend.unit != 0, bend.group, -1)
     change = scale * (bend.along - bend.across) * bend.unit.square()

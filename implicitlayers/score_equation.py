@@ -20,8 +20,8 @@ class ScoreEquation(NamedTuple):
 
         r_Z = Z − XW,    r₀ = Γw₀ − V₀,    Γ the gauge.
 
-    With C the derivative of prox, K = X (C/l2) Xᵀ and D = ∂²ℓ(Z) the Jacobian is J = [[A, −1], [1ᵀs̄D, Γ]], A = I + K s̄D.
-    D may be singular, and s̄ zero: with s̄D = LLᵀ, sample by sample, and F = (I + LᵀKL)⁻¹, which always exists,
+    With C the derivative of prox, K = X (C/l2) Xᵀ and D = ∂²ℓ(Z), J = [[A, −1], [1ᵀs̄D, Γ]] with A = I + K s̄D. D may be
+    singular, and s̄ zero: with s̄D = LLᵀ, sample by sample, and F = (I + LᵀKL)⁻¹, which always exists,
 
         s̄D A⁻¹ = LFLᵀ,    A⁻¹ = I − K LFLᵀ,    and the Schur complement of A is S = Γ + 1ᵀ LFLᵀ 1.
 
@@ -53,7 +53,7 @@ class ScoreEquation(NamedTuple):
 
     def solve(self, r: Tensor) -> Tensor:
         """J⁻¹ r: the intercept first, then the scores at it."""
-        n, k = self.kernel.shape[-1] // r.shape[-1], r.shape[-1]
+        n = self.kernel.shape[-1] // r.shape[-1]
         r, r0 = r[..., :n, :], r[..., n:, :]
         curved = self._apply(self.factor.solve, r)
         w0 = self._apply(self.border.solve, r0 - curved.sum(-2, keepdim=True)[..., : r0.shape[-2], :])
@@ -67,7 +67,7 @@ class ScoreEquation(NamedTuple):
 
 
 def score_equation(problem: Problem, W: Tensor, real: Tensor) -> tuple[ScoreEquation, Tensor]:
-    """The system near coefficients W (b, S, k), and its unknown there; columns that are not ``real`` (b, S) are zero."""
+    """The system near coefficients W (b, S, k), and its unknown there; columns not ``real`` (b, S) are zero."""
     penalised = real & ~problem.intercept[..., 0]
     Z = problem.scores(W)
     w0 = torch.where(problem.intercept, W, 0.0).sum(-2, keepdim=True)

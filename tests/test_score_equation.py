@@ -16,6 +16,7 @@ from implicitlayers.problem import Problem
 from implicitlayers.score_equation import score_equation
 from implicitlayers.solvers import proximal_point
 from implicitlayers.solvers.primal import step_length
+from implicitlayers.testing import Subject, check_memory
 
 B, N, M, K = 2, 5, 9, 3
 GROUPS = torch.tensor([0, 1, 0, 1, 4, 4, 6, 7, 4])
@@ -96,7 +97,9 @@ def whole(make):
         layer = make(p)
         Y = torch.arange(X.shape[-2]) % K if isinstance(layer, il.LogisticRegression) else X[..., :K]
         solution = layer.solve(X, Y, sample_weight=s)
-        return torch.cat([solution.coef, *([] if solution.intercept is None else [solution.intercept[..., None, :]])], -2)
+        return torch.cat(
+            [solution.coef, *([] if solution.intercept is None else [solution.intercept[..., None, :]])], -2
+        )
 
     return solve
 
@@ -118,14 +121,40 @@ def test_derivatives_equal_differences_with_many_more_features_than_samples(f):
     X, s, p = normal(2, 4, 60), uniform(2, 4, seed=1), torch.tensor(1.0).double()
     directions = normal(2, 4, 60, seed=2), normal(2, 4, seed=3), torch.tensor(0.3).double()
 
-    def section(t):
+    def coefficients(t):
         return f(*(a + t * d for a, d in zip((X, s, p), directions, strict=True)))
 
     zero = torch.zeros((), dtype=torch.float64)
-    assert ((section(zero) != 0).any(-1).sum(-1) > 8).all()
+    W = coefficients(zero)
+    assert ((W != 0).any(-1).sum(-1) > 8).all()
+    # A few combinations of all coefficients: Jacobians are small.
+    some = normal(3, W.numel(), seed=4)
+
+    def section(t):
+        return some @ coefficients(t).flatten()
+
     one = torch.ones_like(zero)
     expected = directional_derivative(section, zero, one, step=1e-4)
     assert relative_error(jacrev(section)(zero), expected) <= 1e-6
     expected = directional_derivative(jacrev(section), zero, one, step=1e-4)
     for second in (jacfwd(jacrev(section)), jacrev(jacfwd(section)), jacfwd(jacfwd(section)), jacrev(jacrev(section))):
         assert relative_error(second(zero), expected) <= 1e-6
+
+
+LARGE = {
+    "box": il.BoxRegression(-0.01, 0.01, l2=0.1),
+    "simplex": il.SimplexRegression(1.0, l2=1.0),
+    "huber": il.HuberRegression(l2=0.1, fit_intercept=True),
+    "group_lasso": il.GroupLasso(il.Relative(0.03), l2=0.1),
+}
+
+
+@pytest.mark.parametrize("layer", LARGE.values(), ids=LARGE)
+def test_many_features_take_little_memory_and_are_polished(layer):
+    """Supports are larger than the number of scores, up to all features."""
+    X, Y = normal(50, 10_000), normal(50, 2, seed=1)
+    solution = layer.solve(X, Y)
+    assert solution.support.sum() > 100
+    assert float(solution.gap) <= 1e-13
+    assert float(solution.derivative_error) <= 0.1
+    assert check_memory(Subject(lambda X, Y: layer(X, Y), "elastic_net"), X, Y, {}, bound=4.0, rounds=2) > 1

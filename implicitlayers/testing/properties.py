@@ -30,8 +30,9 @@ from .subject import Subject
 
 # Most of generic, regular problems that a layer may flag.
 FLAGGED = 0.05
-# Samples and features where memory is looked at: X outweighs coefficients and whatever is of samples by samples.
-LARGE = (50, 10_000)
+# Samples and features where memory is looked at: X outweighs what is of samples by samples, and a matrix of features by
+# features, which is to be caught, is still dealt with in seconds.
+LARGE = (50, 1_000)
 
 
 class Row(NamedTuple):
