@@ -109,7 +109,11 @@ class _Local(NamedTuple):
 
 
 def _in_scores(problem: Problem, chosen: Tensor) -> bool:
-    """Whether n·k equations in the scores, which take a ridge, are fewer than S·k in the ``chosen`` coefficients."""
+    """Whether n·k equations in the scores, which take a ridge, are fewer than S·k in the ``chosen`` coefficients.
+
+    The answer is for the whole batch. Without a ridge a support larger than n·k is no unique solution; the normal map
+    then takes its pseudo-inverse, with a matrix of (S·k)².
+    """
     equations = problem.Y.shape[-2] + int(isinstance(problem.penalty, Partly))
     return bool((chosen.sum(-1) > equations).any() and (problem.l2 > 0).all())
 
