@@ -41,6 +41,9 @@ class SmoothLoss(Loss, Protocol):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """The Hessian ∂²ℓ(z), (..., n, k, k)."""
 
+    def curvature_root(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """L (..., n, k, k) with LLᵀ = ∂²ℓ(z), which may be singular."""
+
     def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
         """argmin_z ℓ(z) + ⟨θ, z⟩ + (τ/2)‖z − z⁰‖², ``tau`` (...): the scores at which −∇ℓ − τ(z − z⁰) is θ.
 
@@ -107,6 +110,10 @@ class Squared(NamedTuple):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """The identity."""
         return torch.ones_like(Z).diag_embed()
+
+    def curvature_root(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The identity."""
+        return self.curvature(Z, Y)
 
     def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
         """(y − θ + τz⁰)/(1 + τ)."""
@@ -178,6 +185,12 @@ class Multinomial(NamedTuple):
         """diag(p) − ppᵀ."""
         P = self._probabilities(Z)
         return P.diag_embed() - P[..., :, None] * P[..., None, :]
+
+    def curvature_root(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """diag(√p)(I − √p√pᵀ): the bracket is a projection, its own square."""
+        P = self._probabilities(Z)
+        root = P.sqrt()
+        return root.diag_embed() - P[..., :, None] * root[..., None, :]
 
     def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
         """τz + p = c with p = softmax(z), c = τz⁰ + y − θ.
@@ -260,6 +273,10 @@ class Huber(NamedTuple):
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """One where |y − z| ≤ δ, else zero."""
         return ((Y - Z).abs() <= self.delta[..., None, None]).to(Z.dtype).diag_embed()
+
+    def curvature_root(self, Z: Tensor, Y: Tensor) -> Tensor:
+        """The same: ones and zeros are their own squares."""
+        return self.curvature(Z, Y)
 
     def proximal_scores(self, Theta: Tensor, Z0: Tensor, tau: Tensor, Y: Tensor) -> Tensor:
         """As for the squared loss where that residual is within ±δ; else z⁰ − (θ ± δ)/τ."""

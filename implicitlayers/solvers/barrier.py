@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..domains import Simplex
-from ..optimality import dual_face
+from ..dual_face import dual_face
 from ..problem import Problem
 from .conjugate_part import active_features
 from .dual_newton import backtrack

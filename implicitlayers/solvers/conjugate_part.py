@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face
 from ..features import AllFeatures, Features, Support
-from ..optimality import DualFace, KroneckerFace, bends, dual_face, kronecker_face
 from ..penalties import Kinks, NoPenalty
 from ..problem import Problem
 from ..products import gram, product, row_squares

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..dual_face import DualFace, KroneckerFace
 from ..losses import MulticlassHinge
-from ..optimality import DualFace, KroneckerFace
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton

@@ -2,7 +2,8 @@
 
 A point is a W with the gap that its own dual point Θ = −∂ℓ(XW) certifies. Newton works in the normal map (see
 `NormalMap`): one proximal-gradient step from W gives v with W′ = prox(v) exactly, its support and its signs, and the
-step from there is Newton's on the smooth system that holds as long as these do.
+step from there is Newton's on the smooth system that holds as long as these do. Where the ridge makes the support
+larger than the number of samples it works in the scores (see `ScoreEquation`), in the same way.
 """
 
 from typing import NamedTuple
@@ -10,10 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..features import Support
+from ..features import AllFeatures, Features, Support
 from ..optimality import NormalMap, normal_map
+from ..penalties import Partly
 from ..problem import Problem
 from ..products import gram
+from ..score_equation import ScoreEquation, score_equation
 from .result import Result
 from .ties import at_kink, derivative_error
 
@@ -21,6 +24,8 @@ from .ties import at_kink, derivative_error
 POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 5, 1e-10
 # Rows of a support that are never too many.
 ALWAYS_SMALL = 100
+# A support is gathered where it is at most one in so many of the features.
+SHARE_TAKEN = 2
 
 
 class Point(NamedTuple):
@@ -56,20 +61,21 @@ def step_length(problem: Problem) -> Tensor:
 def polish(problem: Problem, at: Point, step: Tensor) -> Point:
     """Newton on the support until W stands still, where that lowers the gap.
 
-    Elements far from their solution, which shows in the gap or in more features than n·k equations determine, wait.
+    Elements far from their solution, which shows in the gap or, where no equation in the scores will do, in more
+    features than n·k equations determine, wait.
     """
     size = max(problem.Y.shape[-2] * problem.Y.shape[-1], ALWAYS_SMALL)
     # Coefficients count by what they do to scores, whatever the units of their features.
     unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
     for _ in range(POLISH_STEPS):
         chosen, v = _support(problem, at, step)
-        ready = (at.gap < POLISH_BELOW) & (chosen.sum(-1) <= size)
+        ready = at.gap < POLISH_BELOW
+        if not _in_scores(problem, chosen & ready[:, None]):
+            ready = ready & (chosen.sum(-1) <= size)
         if not ready.any():
             break
-        features, small, system, v = _linearised(problem, chosen & ready[:, None], v, step)
-        v = v - system.solve(system.residual(small, v))
-        W = features.put(small.penalty.prox(v, step), problem.X.shape[-1])
-        new = better(point(problem, W), at)
+        local = _linearised(problem, chosen & ready[:, None], at, v, step)
+        new = better(point(problem, local.newton(problem)), at)
         moved = (unit * (new.coef - at.coef)).abs().amax((1, 2))
         at = new
         if (moved <= SETTLED_STEP * (unit * at.coef).abs().amax((1, 2))).all():
@@ -79,37 +85,71 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
 
 def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:
     """The support (b, m) after a proximal-gradient step, and v (b, m, k), of which that is the prox."""
-    v = at.coef - step[:, None, None] * problem.slope(at.coef, at.theta)
+    v = _forward(problem, at.coef, at.theta, step)
     return problem.penalty.support(v, step), v
 
 
-def _linearised(
-    problem: Problem, chosen: Tensor, v: Tensor, step: Tensor
-) -> tuple[Support, Problem, NormalMap, Tensor]:
-    """The problem on the ``chosen`` features, the normal map there and its unknown v."""
-    features = Support.of(chosen)
-    small, v = problem.restrict(features), features.take(v.mT).mT
-    return features, small, normal_map(small, v, step, features.real), v
+def _forward(problem: Problem, W: Tensor, theta: Tensor, step: Tensor) -> Tensor:
+    """W − τ∇f(W)."""
+    return W - step[:, None, None] * problem.slope(W, theta)
+
+
+class _Local(NamedTuple):
+    """The problem on the features that take part, the optimality system there, and its unknown."""
+
+    features: Features
+    small: Problem
+    system: NormalMap | ScoreEquation
+    state: Tensor
+
+    def newton(self, problem: Problem) -> Tensor:
+        """Coefficients (b, m, k) of the whole problem after Newton's step."""
+        x = self.state - self.system.solve(self.system.residual(self.small, self.state))
+        return self.features.put(self.system.coef(self.small, x), problem.X.shape[-1])
+
+
+def _in_scores(problem: Problem, chosen: Tensor) -> bool:
+    """Whether n·k equations in the scores, which take a ridge, are fewer than S·k in the ``chosen`` coefficients.
+
+    The answer is for the whole batch. Without a ridge a support larger than n·k is no unique solution; the normal map
+    then takes its pseudo-inverse, with a matrix of (S·k)².
+    """
+    equations = problem.Y.shape[-2] + int(isinstance(problem.penalty, Partly))
+    return bool((chosen.sum(-1) > equations).any() and (problem.l2 > 0).all())
+
+
+def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Tensor) -> _Local:
+    """The smaller of the two systems, on the ``chosen`` features (b, m), near W and v = W − τ∇f(W)."""
+    support = Support.of(chosen)
+    if not _in_scores(problem, chosen):
+        small, v = problem.restrict(support), support.take(v.mT).mT
+        return _Local(support, small, normal_map(small, v, step, support.real), v)
+    # Leaving out a few features saves less than their copy costs.
+    few = SHARE_TAKEN * support.columns.shape[-1] <= chosen.shape[-1]
+    features, real = (support, support.real) if few else (AllFeatures(), torch.ones_like(chosen))
+    small, W = problem.restrict(features), features.take(at.coef.mT).mT
+    system, x = score_equation(small, W, real)
+    return _Local(features, small, system, x)
 
 
 def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor) -> Result:
     """What the solver hands over."""
-    chosen, V = _support(problem, at, step)
-    features, small, system, v = _linearised(problem, chosen, V, step)
-    kinks = problem.penalty.kinks(V, step)
-    # How far V may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
-    # Newton's next step.
-    newton = system.solve(system.residual(small, v)).abs().flatten(1)
-    moved = newton.amax(-1) if newton.shape[-1] else torch.zeros_like(step)
-    uncertainty = moved + (2 * step * at.gap * problem.null_objective()).sqrt()
+    chosen, v = _support(problem, at, step)
+    local = _linearised(problem, chosen, at, v, step)
+    kinks = problem.penalty.kinks(v, step)
+    # How far v may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
+    # Newton's next step, and v with it.
+    W = local.newton(problem)
+    newton = _forward(problem, W, problem.loss.dual_point(problem.scores(W), problem.Y), step) - v
+    uncertainty = newton.abs().amax((1, 2)) + (2 * step * at.gap * problem.null_objective()).sqrt()
     return Result(
         coef=at.coef,
         theta=problem.feasible(at.theta)[0],
-        features=features,
-        system=system,
-        state=v,
+        features=local.features,
+        system=local.system,
+        state=local.state,
         degenerate=at_kink(kinks),
-        singular=system.factor.singular,
-        derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], system.factor),
+        singular=local.system.factor.singular,
+        derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], local.system.factor),
         n_iter=n_iter,
     )

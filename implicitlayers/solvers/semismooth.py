@@ -9,8 +9,9 @@ g = XW(V) − z,
 
     ∇F = s̄g,    Newton:  δz = g + XδW,  δθ = −Dδz,  δW = (C/ρ) Xᵀ diag(s̄) δθ
 
-so that z + δz = X(W + δW): where nothing bends this is the primal's Newton step. Eliminating δz or δW leaves I + GᵀG or
-I + GGᵀ with G = (s̄D)^½ X (C/ρ)^½, whichever is smaller: both are well conditioned however flat the loss.
+so that z + δz = X(W + δW): where nothing bends this is the primal's Newton step. With s̄D = LLᵀ and G = Lᵀ X (C/ρ)^½,
+eliminating δz leaves I + GᵀG, of the size of the support; eliminating δW leaves I + GGᵀ = I + LᵀKL, of that of the
+scores, with the kernel K = X (C/ρ) Xᵀ. Both are well conditioned however flat the loss; the smaller one is taken.
 (Li, Sun and Toh, 2018, for the Lasso.)
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ..curvature import Curvature
 from ..features import Support
+from ..kernel import kernel, sandwiched
 from ..problem import Problem, relative
 from .dual_newton import backtrack
 from .simplex_qp import cholesky
@@ -107,15 +109,20 @@ def _gap(proximal: Proximal, at: _Dual, Z: Tensor) -> Tensor:
 
 def _newton(proximal: Proximal, at: _Dual, Z: Tensor) -> Tensor:
     """δz."""
-    problem, g, k = proximal.problem, Z - at.z, Z.shape[-1]
+    problem, g = proximal.problem, Z - at.z
     small, bend, rho = _moving(proximal, at)
     root = problem.weight.sqrt()[..., None, None] * cholesky(_curvature(proximal, at.z))
-    # Gᵀ = L Xᵀ (C/ρ)^½ with s̄D = LLᵀ, sample by sample; G is (S·k, n·k).
-    G = torch.einsum("bip,bicd->bpcid", small.X, root).flatten(3, 4).flatten(1, 2)
-    G = bend.apply(G * rho.rsqrt(), 0.5)
     right = (root.mT @ g[..., None]).flatten(1)[..., None]
-    q = _plus_identity(G @ G.mT, G @ right) if G.shape[-2] <= G.shape[-1] else G @ _plus_identity(G.mT @ G, right)
-    return g - small.scores((bend.apply(q, 0.5) * rho.rsqrt()).unflatten(1, (-1, k))[..., 0])
+    if small.X.shape[-1] > g.shape[-2]:
+        K = kernel(small.X, bend, 1 / rho)
+        q = _plus_identity(sandwiched(K, root), right).unflatten(1, g.shape[1:])
+        return g - (K @ (root @ q).flatten(1, 2)).unflatten(1, g.shape[1:])[..., 0]
+    # G here is its transpose, (C/ρ)^½ Xᵀ L, (S·k, n·k).
+    G = torch.einsum("bip,bicd->bpcid", small.X, root).flatten(3, 4).flatten(1, 2)
+    rho = rho.expand(*rho.shape[:2], g.shape[-1]).flatten(1)[..., None]
+    G = bend.apply(G * rho.rsqrt(), 0.5)
+    q = _plus_identity(G @ G.mT, G @ right)
+    return g - small.scores((bend.apply(q, 0.5) * rho.rsqrt()).unflatten(1, (-1, g.shape[-1]))[..., 0])
 
 
 def _curvature(proximal: Proximal, z: Tensor) -> Tensor:
@@ -126,13 +133,13 @@ def _curvature(proximal: Proximal, z: Tensor) -> Tensor:
 
 
 def _moving(proximal: Proximal, at: _Dual) -> tuple[Problem, Curvature, Tensor]:
-    """The features whose coefficients move with V: the problem, C and ρ (b, S·k, 1) on them."""
+    """The features whose coefficients move with V: the problem, C and ρ (b, S, 1) on them."""
     problem, V = proximal.problem, at.V / proximal.rho
     features = Support.of(problem.penalty.support(V, proximal.step))
     small = problem.restrict(features)
     bend = small.penalty.curvature(features.take(V.mT).mT, proximal.step).on(features.real)
-    rho = features.take(proximal.rho.expand_as(V).mT).mT
-    return small, bend, torch.where(rho > 0, rho, 1.0).flatten(1)[..., None]
+    rho = features.take(proximal.rho.expand_as(V[..., :1]).mT).mT
+    return small, bend, torch.where(rho > 0, rho, 1.0)
 
 
 def _plus_identity(M: Tensor, right: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from .subject import Subject
 
 # Most of generic, regular problems that a layer may flag.
 FLAGGED = 0.05
-# Samples and features where memory is looked at: X outweighs coefficients and whatever is of samples by samples.
+# Samples and features where memory is looked at: X outweighs what is of samples by samples, and a matrix of features by
+# features, which is to be caught, is still dealt with in seconds.
 LARGE = (50, 1_000)
 
 

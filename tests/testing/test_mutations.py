@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import torch
 from handmade import ElasticNet
 
 from implicitlayers.testing import PROPERTIES, check_layer
@@ -44,6 +45,18 @@ def test_a_mistake_is_caught_by_the_check_that_is_there_for_it(mistake):
 def test_a_matrix_of_features_by_features_is_caught_by_the_memory_check():
     with pytest.raises(AssertionError, match=r"memory: expected at most 4 times the memory of X"):
         run("", "memory")
+
+
+def test_copies_kept_for_the_backward_pass_are_caught_by_the_memory_check():
+    def unrolled(X, Y, l1=0.1):
+        W = torch.zeros(X.shape[-1], Y.shape[-1], dtype=X.dtype)
+        for scale in range(1, 9):
+            copy = X * scale
+            W = W - 1e-6 * copy.mT @ (copy @ W - Y)
+        return W
+
+    with pytest.raises(AssertionError, match=r"memory: expected at most 4 times the memory of X"):
+        check_layer(unrolled, problem="lasso", strengths={"l1": 0.1}, properties=["memory"])
 
 
 def test_without_a_mistake_everything_else_holds():

@@ -27,8 +27,6 @@ LAYERS = {
 
 # Those that take long are in test_all_layers too.
 QUICK = [name for name in PROPERTIES if name not in ("memory", "derivatives, forward", "second derivatives")]
-# Where the layer takes more than four times the memory of X: what it takes at 50 × 1,000.
-TOO_LARGE = {"ridge": "4.2", "group_lasso": "5.3", "box": "722", "simplex": "4.7", "huber": "6.3", "logistic": "10.1"}
 FIXED = ("sparse_group_lasso", "sparse_ridge")
 
 
@@ -50,15 +48,6 @@ def test_our_layer_passes_with_intercept(name):
     checked(name, QUICK, fit_intercept=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=f"{TOO_LARGE[name]} times X", strict=True))
-        if name in TOO_LARGE
-        else name
-        for name in LAYERS
-        if name not in FIXED
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in FIXED])
 def test_our_layer_takes_at_most_four_times_the_memory_of_the_features(name):
     checked(name, ["memory"])

@@ -1,0 +1,189 @@
+"""Optimality systems of a dual problem, on the face of its feasible set that holds the solution."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .domains import Edges
+from .implicit import attach
+from .kronecker import FaceFactor, factorise_face
+from .linear import Factor, factorise, spectral_condition
+from .penalties import NoPenalty
+from .problem import Problem
+from .products import gram
+
+
+class DualFace(NamedTuple):
+    """The dual on the face of its feasible set that holds the solution.
+
+    Edge e moves sample i along a direction T_e (k). The system, on s̄Λ, is symmetric:
+    M_ee′ = T_eᵀ [Σ_j x_ij x_i′j C_j/l2] T_e′ + [i = i′] (κ/s̄_i) T_eᵀT_e′, with C_j = α_j I + q_j q_jᵀ the derivative of
+    prox at V_j and κ the curvature of the conjugate. Dividing by s̄ comes last, and an absent sample has no edges.
+    """
+
+    edges: Edges
+    factor: Factor
+
+    @property
+    def singular(self) -> Tensor:
+        """Elements in which the face has a direction along which nothing bends."""
+        return self.factor.singular
+
+    @property
+    def condition(self) -> Tensor:
+        """A bound on the condition number of M."""
+        return self.factor.condition
+
+    def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
+        """Coefficients (..., S, k) with derivatives."""
+        return _attach_dual(self, problem, Lambda, order)
+
+    def residual(self, problem: Problem, Lambda: Tensor, scores: Tensor) -> Tensor:
+        """Slope of the dual objective along every edge, (..., E), ``scores`` being those of Λ."""
+        slope = problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - scores
+        index = self.edges.sample[..., None].expand_as(self.edges.direction)
+        return (slope.gather(-2, index) * self.edges.direction).sum(-1)
+
+    def step(self, problem: Problem, r: Tensor) -> Tensor:
+        """The change of Λ that the residual r asks for, (..., n, k)."""
+        moved = self.factor.solve(r[..., None]) * self.edges.direction
+        index = self.edges.sample[..., None].expand_as(moved)
+        weight = problem.weight.detach()[..., None]
+        inverse = torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
+        still = moved.new_zeros(*inverse.shape[:-1], moved.shape[-1])
+        return still.scatter_add(-2, index, moved) * inverse
+
+
+def dual_face(
+    problem: Problem,
+    Lambda: Tensor,
+    V: Tensor | None = None,
+    *,
+    kernel: Tensor | None = None,
+    diagonal: Tensor | None = None,
+    precision: torch.dtype = torch.float64,
+) -> DualFace:
+    """The system at Λ (b, n, k), whose zeros are exact: they tell the face.
+
+    V (b, S, k) is that of Λ; without a penalty it is not needed, and ``kernel`` XXᵀ/l2 may be given. ``diagonal``
+    (b, n, k) adds to the Hessian in s̄Λ. With a ``precision`` below float64 that is enough for the condition found, M
+    is made in it.
+    """
+    edges = problem.dual_loss.domain.edges(Lambda, problem.weight > 0)
+    if kernel is None and isinstance(problem.penalty, NoPenalty):
+        kernel = gram(problem.X) / problem.l2[..., None, None]
+    along = _along_edges(problem, edges, diagonal)
+    if precision != torch.float64:
+        assert V is not None
+        M = along + _penalised(problem, V, edges, precision)
+        factor = factorise(M)
+        if (torch.finfo(precision).eps * spectral_condition(M, factor) <= ROUGH_ERROR).all():
+            return DualFace(edges, factor)
+    sample, direction = edges
+    if kernel is not None:
+        M = _rows_and_columns(kernel, sample) * (direction @ direction.mT)
+    else:
+        assert V is not None
+        M = _penalised(problem, V, edges, torch.float64)
+    return DualFace(edges, factorise(M + along))
+
+
+# Of derivatives attached twice a Jacobian with this relative error makes the square of it.
+ROUGH_ERROR = 3e-3
+
+
+def _along_edges(problem: Problem, edges: Edges, diagonal: Tensor | None) -> Tensor:
+    """The part of M (b, E, E) within samples: that of the loss, with ones on the diagonal of the padding."""
+    sample, direction = edges
+    weight = torch.where(problem.weight > 0, problem.weight, 1.0)
+    kappa = (problem.dual_loss.conjugate_curvature(problem.l2)[..., None] / weight)[..., None].expand_as(problem.Y)
+    kappa = kappa if diagonal is None else kappa + diagonal
+    along = direction * kappa.gather(-2, sample[..., None].expand_as(direction))
+    same = sample[..., :, None] == sample[..., None, :]
+    padding = (direction == 0).all(-1)
+    return torch.where(same, along @ direction.mT, 0.0) + padding.to(along.dtype).diag_embed()
+
+
+def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, limit: int = 2**22) -> Tensor:
+    """Σ_j x_ij x_i′j T_eᵀ C_j T_e′/l2, (b, E, E) in float64, the products in ``dtype``.
+
+    Of the bent part q_j q_jᵀ of C_j, in chunks of features that keep the intermediate matrix below ``limit``.
+    """
+    sample, direction = edges
+    b, e = sample.shape
+    alpha, q = bends(problem, V)
+    X = problem.X.to(dtype)
+    M = _rows_and_columns(((X * alpha.to(dtype)[..., None, :]) @ X.mT).to(torch.float64), sample)
+    M = M * (direction @ direction.mT)
+    bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
+    width = max(1, limit // max(1, b * e))
+    for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
+        A = some.gather(-2, sample[..., None].expand(b, e, some.shape[-1])) * (narrow @ q_some.mT)
+        bent = torch.baddbmm(bent, A, A.mT)
+    M = (M + bent) / problem.l2[..., None, None]
+    return (M + M.mT) / 2
+
+
+def bends(problem: Problem, V: Tensor) -> tuple[Tensor, Tensor]:
+    """l2 times the derivative of V → W(V), row by row: α_j·I + q_j q_jᵀ, as α (b, S) and q (b, S, k)."""
+    bend = problem.penalty.curvature(V / problem.l2[:, None, None], 1 / problem.l2)
+    return bend.across[..., 0], bend.unit * (bend.along - bend.across).clamp_min(0).sqrt()
+
+
+def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:
+    rows = M.gather(-2, index[..., None].expand(*index.shape, M.shape[-1]))
+    return rows.gather(-1, index[..., None, :].expand(*index.shape, index.shape[-1]))
+
+
+class KroneckerFace(NamedTuple):
+    """`DualFace` without a penalty: the Hessian in √s̄Λ is M ⊗ I, and systems are n×n, one per class and one more.
+
+    ``root`` √s̄ and its inverse ``unroot`` (b, n, 1), zero for absent samples. The step J⁻¹r is the minimiser within the
+    face of ½⟨D, MD⟩ − ⟨√s̄r, D⟩, over √s̄.
+    """
+
+    root: Tensor
+    unroot: Tensor
+    factor: FaceFactor
+    singular: Tensor
+    condition: Tensor
+
+    def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
+        """Coefficients (..., m, k) with derivatives."""
+        return _attach_dual(self, problem, Lambda, order)
+
+    def residual(self, problem: Problem, Lambda: Tensor, scores: Tensor) -> Tensor:
+        """Slope of the dual objective, (..., n, k); ``step`` takes what lies within the face."""
+        return problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - scores
+
+    def step(self, problem: Problem, r: Tensor) -> Tensor:
+        """The change of Λ that the residual r asks for, (..., n, k)."""
+        return -self.unroot * self.factor.solve((self.root * r).mT)[0].mT
+
+
+def kronecker_face(problem: Problem, model: Tensor, Lambda: Tensor) -> KroneckerFace:
+    """The system at Λ (b, n, k), whose zeros are exact; ``model`` is diag(√s̄) XXᵀ diag(√s̄)/l2."""
+    root = problem.weight.sqrt()[..., None]
+    present = root > 0
+    curvature = problem.dual_loss.conjugate_curvature(problem.l2)[:, None, None]
+    identity = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
+    # An absent sample has one entry in its face, which cannot move, and a row of zeros in M.
+    M = model + curvature * identity + torch.where(present, 0.0, 1.0) * identity
+    first = (Lambda > 0) & ((Lambda > 0).cumsum(-1) == 1)
+    free = torch.where(present, Lambda > 0, first)
+    factor = factorise_face(M, free.mT)
+    norms = factor.inverse.square().sum((-2, -1)).amax(-1).sqrt()
+    unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
+    return KroneckerFace(root, unroot, factor, ~factor.regular, M.square().sum((-2, -1)).sqrt() * norms)
+
+
+def _attach_dual(face: "DualFace | KroneckerFace", problem: Problem, Lambda: Tensor, order: int) -> Tensor:
+    """Coefficients with the derivatives of Λ on its face."""
+
+    def residual(L: Tensor) -> Tensor:
+        scores = problem.scores(problem.coef_of(problem.correlation(problem.Y - L)))
+        return face.residual(problem, L, scores)
+
+    Lambda = attach(Lambda, residual, lambda r: face.step(problem, r), order)
+    return problem.coef_of(problem.correlation(problem.Y - Lambda))
