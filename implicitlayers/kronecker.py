@@ -33,7 +33,7 @@ class FaceFactor(NamedTuple):
     regular: Tensor
 
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within the face."""
+        """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it."""
         unconstrained = (self.inverse @ C[..., None])[..., 0]
         rhs = unconstrained.sum(-2, keepdim=True)
         multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur)
@@ -57,7 +57,7 @@ def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
 
 
 def masked_inverse(M: Tensor, free: Tensor, diagonal: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Inverses (b, k, n, n) of M, plus the ``diagonal`` (b, k, n), on free entries, and their smallest pivots (b, k)."""
+    """Inverses (b, k, n, n) of M, plus a ``diagonal`` (b, k, n), on free entries, and the smallest pivots (b, k)."""
     mask = free.to(M.dtype)
     blocks = M[:, None] * mask[..., None] * mask[..., None, :]
     blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask if diagonal is None else torch.where(free, diagonal, 1.0))

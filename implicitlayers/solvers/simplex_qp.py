@@ -2,9 +2,9 @@
 
     minimise ½⟨L, L M⟩ + ⟨C, L⟩    over L (k, n), every column in a simplex: L ≥ 0, Σ_c L_ci = total_i
 
-Every linear system splits into n×n ones (`kronecker`). A primal–dual active set, which changes as a whole in every step
-(Hintermüller, Ito and Kunisch, 2002), needs a handful of steps where it works; where it cycles, which it does when M has
-low rank, an interior point finds the face instead.
+Every linear system splits into n×n ones (`kronecker`). A primal–dual active set, which changes as a whole in every
+step (Hintermüller, Ito and Kunisch, 2002), needs a handful of steps where it works; where it cycles, which it does when
+M has low rank, and makes nothing better, an interior point finds the face instead.
 
 Layout: classes before samples, (b, k, n), the layout in which batched products are fast.
 """
