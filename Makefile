@@ -16,7 +16,7 @@ test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
 	$(BIN)/python tests/coverage_floors.py .coverage.json
 
 test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/thorough.py
+	$(BIN)/python benchmarks/thorough.py
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """More than 100,000 generated problems over all layers: certificates and derivatives against independent code.
 
-    OMP_NUM_THREADS=1 python benchmarks/thorough.py
+    python benchmarks/thorough.py
 
 Problems of one shape are solved as a batch, half of them generic, half nasty on purpose (see
 `implicitlayers.testing.KINDS`).
@@ -12,11 +12,14 @@ goes to ``benchmarks/results/thorough.{csv,md}``; the exit code is 1 where somet
 import argparse
 import csv
 import hashlib
+import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,14 +275,24 @@ def finished(state: Path) -> Iterator[Row]:
                 continue
 
 
+def looked_at(batches: list[Batch], jobs: int, **sizes: int) -> Iterator[tuple[Row, list[str]]]:
+    """What `look` finds, batch by batch as they are done, by so many processes."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            for done in as_completed([pool.submit(look, batch, **sizes) for batch in batches]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=100_000, help="at least that many (default: %(default)s)")
     parser.add_argument("--size", type=int, default=128, help="problems per batch (default: %(default)s)")
     parser.add_argument("--sampled", type=int, default=8, help="of them with derivatives (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the summary goes")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     state = state_file(options.size, options.sampled)
     batches = plan(options.problems, options.size)
     rows = {row.seed: row for row in finished(state)}
@@ -291,11 +304,9 @@ def main() -> int:
             writer.writeheader()
         task = bar.add_task("batches", total=len(batches), completed=len(rows))
         # In an order in which the time left can be told.
-        for batch in random.Random(0).sample(batches, len(batches)):
-            if batch.seed in rows:
-                continue
-            bar.update(task, description=f"{batch.layer}: {batch.kind}")
-            row, found = look(batch, options.size, options.sampled)
+        todo = [batch for batch in random.Random(0).sample(batches, len(batches)) if batch.seed not in rows]
+        for row, found in looked_at(todo, options.jobs, size=options.size, sampled=options.sampled):
+            bar.update(task, description=f"{row.layer}: {row.kind}")
             if found:
                 with state.with_suffix(".found.txt").open("a") as log:
                     log.write("\n".join(found) + "\n")
