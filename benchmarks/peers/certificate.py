@@ -70,7 +70,8 @@ def _regression_gap(X: Array, Y: Array, W: Array | None, theta: Array | None, l1
     P − D is summed as terms that are ≥ 0 each: with r = Y − XW and Θ the residual scaled by s,
     ‖r − Θ‖²/(2n) + Σ_j (l1·‖W_j‖ − ⟨W_j, V_j⟩).
     """
-    assert W is not None and l2 == 0, "regressions are given by W, and have no ridge here"
+    assert W is not None, "a regression's answer is W"
+    assert l2 == 0, "regressions have no ridge here"
     n = len(X)
     residual = Y - X @ W
     theta = residual if theta is None else theta

@@ -1,9 +1,8 @@
 """One case, all contenders: how good their answers are, how long they take, and how much memory."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError
 
@@ -14,31 +13,11 @@ from .certificate import coefficients, relative_gaps
 from .contenders.base import Contender
 from .contenders.ours import Ours
 from .contenders.registry import contenders_for
+from .effort import Advance, Effort
 from .peak import peak_in_process
 from .problems import Case, Problem, problem_of
 from .records import Record
-from .timing import interleave, ratios
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much to measure.
-
-    Attributes:
-        repetitions: timed, after one that is not.
-        budget: seconds for all repetitions of one function of one contender, see `interleave`.
-        memory: whether to measure it, in a process for each case and contender.
-        limit: seconds after which such a process is given up, and the contender with it.
-    """
-
-    repetitions: int = 7
-    budget: float = 60.0
-    memory: bool = True
-    limit: float = 300.0
-
-
-Advance = Callable[[str], None]
-QUICK = Effort(repetitions=2, budget=1.0, memory=False)
+from .timing import ratios, time_into
 
 
 def compare(
@@ -111,14 +90,11 @@ def _time(ready: Mapping[str, Contender], records: Mapping[str, Record], effort:
     """Fill in seconds and ratios to ours."""
     functions = {(name, "forward"): each.forward for name, each in ready.items()}
     functions |= {(name, "total"): each.total for name, each in ready.items() if each.differentiable}
-    times = interleave(functions, effort.repetitions, effort.budget)
-    for (name, what), measured in times.items():
-        record = records[name]
-        setattr(record, f"{what}_s", float(np.median(measured)))
-        setattr(record, f"{what}_min_s", min(measured))
-        record.repetitions = len(measured)
-        if Ours.name in ready and what == ("total" if ready[name].differentiable else "forward"):
-            record.ratio, record.ratio_min = ratios(measured, times[Ours.name, what])
+    times = time_into(records, functions, effort)
+    for name, contender in ready.items():
+        what = "total" if contender.differentiable else "forward"
+        if Ours.name in ready:
+            records[name].ratio, records[name].ratio_min = ratios(times[name, what], times[Ours.name, what])
 
 
 @contextmanager

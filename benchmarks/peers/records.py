@@ -34,13 +34,16 @@ class Record:
         forward_min_s: the least.
         total_min_s: the least.
         gap: largest relative duality gap of the batch, in float64 arithmetic that is nobody's.
-        derivative_error: ‖g − g*‖/‖g*‖ of the gradient of a fixed linear functional of W, g* from a float64 solve to 1e-12.
+        derivative_error: ‖g − g*‖/‖g*‖ of the gradient of a fixed linear functional of W, g* from a float64 solve to
+            1e-12.
         peak_mb: growth of the process's resident memory beyond its inputs while it solves and differentiates, in MB.
         ratio: median over repetitions of its total seconds over ours, of forward seconds where it has no derivatives.
         ratio_min: the ratio of the least seconds.
         repetitions: how many were timed.
         threads: of torch; the other libraries use as many as there are cores.
         active_share: share of features with a nonzero row, mean over the batch.
+        multiple: seconds or memory as a multiple of what the remark says.
+        exponent: of a fitted power law of the seconds.
         remark: how it was set; what has no column.
         error: why there is no result.
     """
@@ -67,6 +70,8 @@ class Record:
     repetitions: int | None = None
     threads: int | None = None
     active_share: float | None = None
+    multiple: float | None = None
+    exponent: float | None = None
     remark: str = ""
     error: str | None = None
 
@@ -113,7 +118,7 @@ def cells(record: Record) -> tuple[str, ...]:
     return (
         record.case,
         shape[0] + "×".join(shape[1:]) + dtype,
-        f"{record.peer} {record.version}" if record.version and record.peer != "ours" else record.peer,
+        record.peer,
         seconds(record.forward_s),
         seconds(record.total_s),
         "" if record.ratio is None else f"{record.ratio:.2g}" if record.ratio < 100 else f"{record.ratio:.0f}",
@@ -139,14 +144,14 @@ def small(value: float | None) -> str:
 def table(records: Iterable[Record], title: str) -> Table:
     """For the terminal; what failed is shown as such."""
     shown = Table(*COLUMNS, title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("forward", "total", "ratio", "gap", "derivative", "MB"):
-        column = shown.columns[COLUMNS.index(name)]
-        column.justify, column.no_wrap = "right", True
+    for name, column in zip(COLUMNS, shown.columns, strict=True):
+        column.no_wrap = name != "remark"
+        column.justify = "left" if name in ("case", "size", "peer", "remark") else "right"
     previous = None
     for record in records:
-        if previous is not None and (previous.case, previous.n, previous.m) != (record.case, record.n, record.m):
+        if record.peer == "ours" and previous not in (None, "ours"):
             shown.add_section()
         style = "red" if record.error else "bold" if record.peer == "ours" else None
         shown.add_row(*cells(record), style=style)
-        previous = record
+        previous = record.peer
     return shown

@@ -5,6 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+
+from .effort import Effort
+from .records import Record
 
 Key = TypeVar("Key")
 
@@ -40,3 +44,16 @@ def interleave(
 def ratios(times: list[float], reference: list[float]) -> tuple[float, float]:
     """The median of the ratios of the same repetition, and the ratio of the least."""
     return float(np.median([a / b for a, b in zip(times, reference, strict=False)])), min(times) / min(reference)
+
+
+def time_into(
+    records: Mapping[Any, Record], functions: Mapping[tuple[Any, str], Callable[[], Any]], effort: Effort
+) -> dict[tuple[Any, str], list[float]]:
+    """Time functions by (record's key, "forward" or "total"), interleaved, into the records; the seconds too."""
+    times = interleave(functions, effort.repetitions, effort.budget)
+    for (key, what), measured in times.items():
+        record = records[key]
+        setattr(record, f"{what}_s", float(np.median(measured)))
+        setattr(record, f"{what}_min_s", min(measured))
+        record.repetitions, record.threads = len(measured), torch.get_num_threads()
+    return times

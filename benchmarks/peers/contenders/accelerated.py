@@ -62,17 +62,17 @@ class _OnFace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, dual, gradient, problem):  # noqa: ANN001, ANN205, D102
+    def forward(ctx, dual, gradient, problem):
         ctx.problem, ctx.dual = problem, dual
         return dual.clone()
 
     @staticmethod
-    def backward(ctx, adjoint):  # noqa: ANN001, ANN205, D102
+    def backward(ctx, adjoint):
         return None, -_solve_on_face(ctx.problem, ctx.dual, adjoint), None
 
 
 def _solve_on_face(problem: Dual, dual: Tensor, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
-    """u on the face with P H u = P b, by conjugate gradients; every problem of the batch has its own step lengths."""
+    """The u on the face with P H u = P b, by conjugate gradients; each problem has its own step lengths."""
     free = (dual > 0).to(b.dtype)
 
     def project(v: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Dual:
         return torch.linalg.eigvalsh(self.gram.detach())[..., -1:, None] / (self.n * self.l2)
 
     def gap(self, dual: Tensor) -> Tensor:
-        """(b,), relative, of a feasible Λ and its W: P − D = (1/n) Σᵢ max_l aᵢl − ⟨λᵢ, aᵢ⟩ with A = 1 − Y + XW = 1 − ∇f."""
+        """(b,), relative, of a feasible Λ and its W: (1/n) Σᵢ (max_l aᵢl − ⟨λᵢ, aᵢ⟩) with A = 1 − Y + XW = 1 − ∇f."""
         margins = 1 - self.gradient(dual)
         return (margins.amax(-1) - (dual * margins).sum(-1)).mean(-1)
 

@@ -11,7 +11,8 @@ from .base import TorchContender
 class Ours(TorchContender):
     """One call for the whole batch: ``MulticlassSVM``, ``Lasso`` or ``GroupLasso``.
 
-    Everything is at its default: relative gap 1e-6 for float32 features, 1e-9 for float64, derivatives up to the second.
+    All options are at their defaults: relative gap 1e-6 for float32 features, 1e-9 for float64, derivatives up to the
+    second.
     """
 
     name = "ours"

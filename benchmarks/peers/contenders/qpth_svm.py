@@ -10,8 +10,8 @@ from .base import TorchDualContender, Unsupported
 class Qpth(TorchDualContender):
     """The SVM's dual without l1 as a quadratic program in n·k variables, in one batch, ``QPFunction(maxIter=15)``.
 
-    min ½ λᵀ(G ⊗ I)λ/(n·l2) + ⟨Y − GY/(n·l2), Λ⟩ with G = XXᵀ, rows that sum to one, Λ ≥ 0. In the dtype of the features; the
-    check that Q is positive definite is off.
+    min ½ λᵀ(G ⊗ I)λ/(n·l2) + ⟨Y − GY/(n·l2), Λ⟩ with G = XXᵀ, rows that sum to one, Λ ≥ 0. In the dtype of the
+    features; the check that Q is positive definite is off.
     """
 
     name = "qpth"
