@@ -32,7 +32,7 @@ def interleave(
             least, where repetitions are two or more.
     """
     warm = {name: clock(function) for name, function in functions.items()}
-    count = {name: max(min(2, repetitions), min(repetitions, int(budget / warm[name]))) for name in functions}
+    count = {name: int(max(min(2, repetitions), min(repetitions, budget / warm[name]))) for name in functions}
     times: dict[Key, list[float]] = {name: [] for name in functions}
     for repetition in range(repetitions):
         for name, function in functions.items():
