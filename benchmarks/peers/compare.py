@@ -90,7 +90,8 @@ def _time(ready: Mapping[str, Contender], records: Mapping[str, Record], effort:
     """Fill in seconds and ratios to ours."""
     functions = {(name, "forward"): each.forward for name, each in ready.items()}
     functions |= {(name, "total"): each.total for name, each in ready.items() if each.differentiable}
-    times = time_into(records, functions, effort)
+    most = {name: each.most_repetitions for name, each in ready.items() if each.most_repetitions}
+    times = time_into(records, functions, effort.repetitions, most)
     for name, contender in ready.items():
         what = "total" if contender.differentiable else "forward"
         if Ours.name in ready:

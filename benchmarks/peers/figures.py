@@ -76,8 +76,9 @@ def time_against_sizes(records: Sequence[Record]) -> Figure:
                 curve = [r for r in records if r.case == name]
                 exponent = next((r.exponent for r in records if r.case == f"{name}: exponent"), None)
                 _curve(axes, curve, x, color, layer if exponent is None else f"{layer}: {x}^{exponent:.2f}")
-            axes.set(xscale="log", yscale="log", xlabel=label)
-            axes.legend(fontsize=8)
+            axes.set_xlabel(label)
+            if axes.lines:
+                axes.legend(fontsize=8)
         figure.axes[0].set_ylabel("seconds (dashed: forward only)")
         return figure
 
@@ -91,13 +92,17 @@ def time_against_share(records: Sequence[Record]) -> Figure:
             curve = [r for r in records if r.case == f"{layer} against l1_share"]
             curve.sort(key=lambda r: r.active_share or 0)
             _curve(axes, curve, "active_share", color, layer)
-        axes.set(xscale="log", yscale="log", xlabel="share of features in use", ylabel="seconds (dashed: forward only)")
-        axes.legend()
+        axes.set(xlabel="share of features in use", ylabel="seconds (dashed: forward only)")
+        if axes.lines:
+            axes.legend()
         return figure
 
 
 def _curve(axes: Axes, records: Iterable[Record], x: str, color: str, label: str) -> None:
-    records = list(records)
+    records = [r for r in records if r.total_s is not None]
+    if not records:
+        return
+    axes.set(xscale="log", yscale="log")
     at = [getattr(r, x) for r in records]
     axes.plot(at, [r.total_s for r in records], "o-", color=color, ms=4, label=label)
     axes.plot(at, [r.forward_s for r in records], "--", color=color, lw=1)

@@ -94,7 +94,7 @@ def distance(case: Case, effort: Effort, advance: Advance) -> list[Record]:
         ("ours", "forward"): ours.forward, ("ours", "total"): ours.total, ("least", "total"): least,
     }  # fmt: skip
     advance(case.name)
-    times = time_into(records, functions, effort)
+    times = time_into(records, functions, effort.repetitions)
     records["ours"].multiple, _ = ratios(times["ours", "total"], times["least", "total"])
     records["ours"].remark = f"{records['ours'].multiple:.1f} times the least work"
     records["least"].remark = "Gram matrix in float64, a factorisation per class and problem, two passes over X"
@@ -135,7 +135,7 @@ def everything(case: Case, effort: Effort, advance: Advance) -> list[Record]:
         "forward": Record.of(case, "ours, no_grad, and 4 passes over X", version=Ours.version()),
     }
     advance(case.name)
-    times = time_into(records, {("all", "total"): total, ("forward", "total"): forward_and_passes}, effort)
+    times = time_into(records, {("all", "total"): total, ("forward", "total"): forward_and_passes}, effort.repetitions)
     records["all"].multiple, _ = ratios(times["all", "total"], times["forward", "total"])
     records["all"].remark = f"{records['all'].multiple:.2f} times a solve under no_grad and four passes over X"
     for name, record in records.items():

@@ -23,7 +23,7 @@ def ours_on(cases: Sequence[Case], effort: Effort, advance: Advance) -> list[Rec
             records.append(record)
             functions |= {(i, "forward"): ours.forward, (i, "total"): ours.total}
         advance("timing")
-        times = time_into(dict(enumerate(records)), functions, effort)
+        times = time_into(dict(enumerate(records)), functions, effort.repetitions)
     for i, record in enumerate(records):
         record.ratio, record.ratio_min = ratios(times[i, "total"], times[0, "total"])
     return records

@@ -46,7 +46,7 @@ def step_job(name: str, quick: bool, effort: Effort, advance: Advance) -> list[R
             ("layer", "forward"): layer.forward,
         }
         advance(f"{name}, l1 = {l1:g}: timing")
-        times = time_into({"step": step, "layer": record}, functions, effort)
+        times = time_into({"step": step, "layer": record}, functions, effort.repetitions)
         record.multiple, _ = ratios(times["layer", "total"], times["step", "total"])
         for each in (step, record):
             each.l1_share, each.l2 = None, L2 * X.shape[1]

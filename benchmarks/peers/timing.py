@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from .effort import Effort
 from .records import Record
 
 Key = TypeVar("Key")
@@ -21,23 +20,22 @@ def clock(function: Callable[[], Any]) -> float:
 
 
 def interleave(
-    functions: Mapping[Key, Callable[[], Any]], repetitions: int, budget: float = float("inf")
+    functions: Mapping[Key, Callable[[], Any]], repetitions: int, most: Mapping[Key, int] | None = None
 ) -> dict[Key, list[float]]:
     """Seconds of every function in every repetition, each called once before the clock starts.
 
     Args:
         functions: what to time, by any key.
         repetitions: how often.
-        budget: seconds for each function; slower ones take part in as many of the first repetitions as fit, two at
-            least, where repetitions are two or more.
+        most: for those that take part in the first few repetitions only, how many.
     """
-    warm = {name: clock(function) for name, function in functions.items()}
-    count = {name: int(max(min(2, repetitions), min(repetitions, budget / warm[name]))) for name in functions}
-    times: dict[Key, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    times: dict[Key, list[float]] = {key: [] for key in functions}
     for repetition in range(repetitions):
-        for name, function in functions.items():
-            if repetition < count[name]:
-                times[name].append(clock(function))
+        for key, function in functions.items():
+            if repetition < (most or {}).get(key, repetitions):
+                times[key].append(clock(function))
     return times
 
 
@@ -47,10 +45,14 @@ def ratios(times: list[float], reference: list[float]) -> tuple[float, float]:
 
 
 def time_into(
-    records: Mapping[Any, Record], functions: Mapping[tuple[Any, str], Callable[[], Any]], effort: Effort
+    records: Mapping[Any, Record],
+    functions: Mapping[tuple[Any, str], Callable[[], Any]],
+    repetitions: int,
+    most: Mapping[Any, int] | None = None,
 ) -> dict[tuple[Any, str], list[float]]:
     """Time functions by (record's key, "forward" or "total"), interleaved, into the records; the seconds too."""
-    times = interleave(functions, effort.repetitions, effort.budget)
+    limits = {key: most[key[0]] for key in functions if most and key[0] in most}
+    times = interleave(functions, repetitions, limits)
     for (key, what), measured in times.items():
         record = records[key]
         setattr(record, f"{what}_s", float(np.median(measured)))

@@ -34,7 +34,7 @@ def minimiser(problem, i):
         loss = cp.sum_squares(Z - Y) / (2 * n)
     scores = Z == X @ W
     solved = cp.Problem(cp.Minimize(loss + penalty), [scores])
-    solved.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    solved.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
     return W.value, n * scores.dual_value, solved.value
 
 

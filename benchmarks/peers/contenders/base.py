@@ -26,12 +26,14 @@ class Contender(ABC):
         name: in the results.
         distribution: the package whose version is reported; None: ours.
         differentiable: whether there is a `total`.
+        most_repetitions: for those that are so slow that few must do.
         remark: how it was set, where that is not the same for all problems.
     """
 
     name: ClassVar[str]
     distribution: ClassVar[str | None]
     differentiable: ClassVar[bool] = True
+    most_repetitions: ClassVar[int | None] = None
     remark: str = ""
 
     def __init__(self, problem: Problem) -> None:

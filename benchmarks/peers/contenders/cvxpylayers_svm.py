@@ -18,6 +18,7 @@ class Cvxpylayers(TorchDualContender):
 
     name = "cvxpylayers"
     distribution = "cvxpylayers"
+    most_repetitions = 2
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
