@@ -38,7 +38,7 @@ def compare(
     for contender in contenders or contenders_for(case):
         advance(f"{case.name}: {contender.name}")
         records[contender.name] = record = Record.of(case, contender.name, threads=torch.get_num_threads())
-        with _failures_in(record), quiet():
+        with failures_in(record), quiet():
             record.version = contender.version()
             if effort.memory:
                 record.peak_mb = peak_in_process(case, contender.name, effort.limit)
@@ -81,7 +81,8 @@ class Judge:
         if not contender.differentiable:
             return
         difference = contender.gradient(contender.total()) - self.reference
-        record.derivative_error = float(np.linalg.norm(difference) / np.linalg.norm(self.reference))
+        scale = np.linalg.norm(self.reference) or 1.0  # 0 where nothing is selected
+        record.derivative_error = float(np.linalg.norm(difference) / scale)
         if np.isnan(record.derivative_error):
             raise ArithmeticError("the gradient is not a number")
 
@@ -99,7 +100,7 @@ def _time(ready: Mapping[str, Contender], records: Mapping[str, Record], effort:
 
 
 @contextmanager
-def _failures_in(record: Record) -> Iterator[None]:
+def failures_in(record: Record) -> Iterator[None]:
     """Whatever a contender raises stands in its record."""
     try:
         yield
