@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from implicitlayers.models.figures import STYLE
+from implicitlayers.models.figures import STYLE as HOUSE_STYLE
 
 from .records import Record
 
+STYLE = {**HOUSE_STYLE, "axes.axisbelow": True}
 # Of Okabe and Ito, told apart by the colour-blind too; markers tell methods apart in black and white.
 LOOKS = {
     "ours": ("#d55e00", "*"),
@@ -44,13 +45,13 @@ def time_against_gap(records: Sequence[Record]) -> Figure:
     sizes, cases = _unique((r.n, r.m) for r in shown), _unique(r.case for r in shown)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 1.1 + 2.5 * len(sizes)), layout="constrained")
-        grid = figure.subplots(len(sizes), len(cases), sharex=True, squeeze=False)
+        grid = figure.subplots(len(sizes), len(cases), sharex=True, sharey=True, squeeze=False)
         for row, size in zip(grid, sizes, strict=True):
             for axes, case in zip(row, cases, strict=True):
                 of_panel = [r for r in shown if (r.n, r.m) == size and r.case == case]
                 for record in of_panel:
                     _point(axes, record)
-                axes.set(xscale="log", yscale="log", xlim=(1e-10, 20))
+                axes.set(xscale="log", yscale="log", xlim=(3e-11, 20))
                 axes.set_title(f"{case}, {size[0]} × {size[1]}", fontsize=9)
             row[0].set_ylabel("seconds, forward + backward")
         for axes in grid[-1]:
@@ -63,7 +64,8 @@ def _point(axes: Axes, record: Record) -> None:
     color, marker = LOOKS[record.peer]
     seconds = record.total_s if record.total_s is not None else record.forward_s
     gap = max(record.gap or 0, 1e-10)  # to be seen at all
-    axes.plot(gap, seconds, marker, color=color, ms=11 if record.peer == "ours" else 6, mec="white", label=record.peer)
+    size = 13 if record.peer == "ours" else 8
+    axes.plot(gap, seconds, marker, color=color, ms=size, mec="white", mew=0.5, label=record.peer)
 
 
 def time_against_sizes(records: Sequence[Record]) -> Figure:
@@ -75,7 +77,13 @@ def time_against_sizes(records: Sequence[Record]) -> Figure:
                 name = f"{layer} against {x}"
                 curve = [r for r in records if r.case == name]
                 exponent = next((r.exponent for r in records if r.case == f"{name}: exponent"), None)
-                _curve(axes, curve, x, color, layer if exponent is None else f"{layer}: {x}^{exponent:.2f}")
+                _curve(
+                    axes,
+                    curve,
+                    x,
+                    color,
+                    layer if exponent is None else rf"{layer} $\sim \mathrm{{{x}}}^{{{exponent:.2f}}}$",
+                )
             axes.set_xlabel(label)
             if axes.lines:
                 axes.legend(fontsize=8)
@@ -112,12 +120,13 @@ def regressions(records: Sequence[Record]) -> Figure:
     """Seconds of the forward pass, a bar for each contender, a panel for each problem."""
     cases = _unique(r.case for r in records)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * len(cases), 2.4), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(cases), 2.2), layout="constrained")
         for axes, case in zip(np.ravel(figure.subplots(1, len(cases), squeeze=False)), cases, strict=True):
             of_case = [r for r in records if r.case == case and r.forward_s is not None][::-1]
             names, seconds = [r.peer for r in of_case], [r.forward_s for r in of_case]
             bars = axes.barh(names, seconds, color=[LOOKS[name][0] for name in names], height=0.6)
             axes.bar_label(bars, [f"gap {r.gap:.0e}" for r in of_case], padding=3, fontsize=8)
+            axes.grid(axis="y", visible=False)
             axes.set(xlabel="seconds to solve", xlim=(0, 1.3 * max(seconds, default=1)))
             axes.set_title(f"{case}, {of_case[0].n} × {of_case[0].m}" if of_case else case)
         return figure

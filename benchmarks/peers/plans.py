@@ -19,7 +19,7 @@ SHARES = (0.0, 0.05, 0.3)
 
 
 def svm(quick: bool) -> list[Job]:
-    """Five classes, eight problems at a time, l2 = 0.1 in sum scaling: float32, and float64 without l1."""
+    """Group-Lasso SVMs of five classes, eight at a time, l2 = 0.1 in sum scaling, l1 as a share of its bound."""
     sizes, shares, batch = (((10, 40),), (0.0, 0.05), 2) if quick else (SIZES, SHARES, 8)
     cases = []
     for n, m in sizes:
