@@ -76,14 +76,9 @@ def time_against_sizes(records: Sequence[Record]) -> Figure:
             for layer, color in LAYERS.items():
                 name = f"{layer} against {x}"
                 curve = [r for r in records if r.case == name]
-                exponent = next((r.exponent for r in records if r.case == f"{name}: exponent"), None)
-                _curve(
-                    axes,
-                    curve,
-                    x,
-                    color,
-                    layer if exponent is None else rf"{layer} $\sim \mathrm{{{x}}}^{{{exponent:.2f}}}$",
-                )
+                fitted = next((r.exponent for r in records if r.case == f"{name}: exponent"), None)
+                power = "" if fitted is None else rf" $\sim \mathrm{{{x}}}^{{{fitted:.2f}}}$"
+                _curve(axes, curve, x, color, layer + power)
             axes.set_xlabel(label)
             if axes.lines:
                 axes.legend(fontsize=8)
