@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from implicitlayers.models.figures import STYLE as HOUSE_STYLE
 
@@ -95,6 +96,7 @@ def time_against_share(records: Sequence[Record]) -> Figure:
             curve = [r for r in records if r.case == f"{layer} against l1_share"]
             curve.sort(key=lambda r: r.active_share or 0)
             _curve(axes, curve, "active_share", color, layer)
+        axes.set_xscale("symlog", linthresh=1e-3, linscale=0.3)  # there may be none in use
         axes.set(xlabel="share of features in use", ylabel="seconds (dashed: forward only)")
         if axes.lines:
             axes.legend()
@@ -106,6 +108,7 @@ def _curve(axes: Axes, records: Iterable[Record], x: str, color: str, label: str
     if not records:
         return
     axes.set(xscale="log", yscale="log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     at = [getattr(r, x) for r in records]
     axes.plot(at, [r.total_s for r in records], "o-", color=color, ms=4, label=label)
     axes.plot(at, [r.forward_s for r in records], "--", color=color, lw=1)

@@ -26,7 +26,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "n": (10, 30, 100, 300, 1000),
     "batch": (1, 4, 16, 64, 256),
     "k": (2, 5, 10, 30, 100),
-    "l1_share": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9),
+    "l1_share": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9),
 }
 ONE = {"n": {"m": 2000, "batch": 1}, "k": {"n": 200, "batch": 1}}  # sizes at which 1000 samples or 100 classes fit
 QUICK_GRIDS = {"m": (20, 40), "n": (10, 20), "batch": (1, 2), "k": (2, 3), "l1_share": (0.1, 0.5)}
@@ -57,6 +57,9 @@ def growth(name: str, x: str, values: Sequence[float], base: Case, effort: Effor
     records = ours_on(cases, replace(effort, memory=False), advance)
     solved = [record for record in records if record.error is None]
     if x == "l1_share" or len(solved) < 2:
+        for record in solved:
+            used = f"l1 = {record.l1_share:g} of its bound, {record.active_share:.1%} of the features in use"
+            record.remark = "; ".join(filter(None, (used, record.remark)))
         return records
     at = np.log([getattr(record, x) for record in solved])
     fits = {}

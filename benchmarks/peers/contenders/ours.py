@@ -33,4 +33,6 @@ class Ours(TorchContender):
     def solve(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """W and Θ."""
         solution = self.layer.solve(X, self.targets)
+        flagged = int((~solution.converged).sum())
+        self.remark = f"{flagged} not converged, and flagged" if flagged else ""
         return solution.coef, solution.dual
