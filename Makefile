@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 
-.PHONY: help demo test test-thorough lint clean
+.PHONY: help demo test test-thorough peers lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,15 +19,25 @@ test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
 test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
 	$(BIN)/python benchmarks/thorough.py
 
+peers: $(PEERS)/.installed  ## time, memory and gaps of other libraries on the same problems; benchmarks/results/peers
+	$(PEERS)/bin/python -m benchmarks.peers all $(PEERS_ARGS)
+
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 clean:  ## remove the virtual environment and what the tools cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 
 $(VENV)/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[models]' -r benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps qpth==0.0.18
 	@touch $@
