@@ -31,6 +31,14 @@ from .products import gram
 from .score_equation import ScoreEquation
 
 
+class NoSystem(NamedTuple):
+    """Where nobody asked for derivatives, and a system would have cost too much."""
+
+    def attach(self, problem: Problem, x: Tensor, order: int) -> Tensor:
+        """Never called: derivatives are asked for before the solver runs."""
+        raise AssertionError("derivatives of a solution that was found without any")
+
+
 class RidgePrimal(NamedTuple):
     """Normal equations of ridge regression in the m×m form; one system for all targets."""
 
@@ -152,4 +160,4 @@ def hessian(problem: Problem, W: Tensor) -> Tensor:
     return H
 
 
-System = RidgePrimal | RidgeDual | NormalMap | ScoreEquation | DualFace | KroneckerFace
+System = NoSystem | RidgePrimal | RidgeDual | NormalMap | ScoreEquation | DualFace | KroneckerFace

@@ -1,5 +1,6 @@
 """From a problem to a solution: solve opaquely, certify what is returned, attach derivatives."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -56,9 +57,11 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     """
     batch = problem.l2.dim()
     tree = (problem,) if start is None else (problem, start)
-    constants: _Constants = implicit.opaque(lambda t: _solve_opaquely(*t, options=options, dtype=dtype), tree, batch)
+    differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
+    run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated)
+    constants: _Constants = implicit.opaque(lambda t: run(*t), tree, batch)
     coef = constants.coef
-    if options.derivative_order > 0 and implicit.is_differentiated(problem):
+    if differentiated:
         coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
     return Solution(
         coef=coef,
@@ -74,17 +77,17 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
 
 
 def _solve_opaquely(
-    problem: Problem, start: solvers.Start | None = None, *, options: Options, dtype: torch.dtype
+    problem: Problem, start: solvers.Start | None = None, *, options: Options, dtype: torch.dtype, differentiated: bool
 ) -> _Constants:
     if not len(problem.X):
-        one = _solve_opaquely(_one_for_none(problem), options=options, dtype=dtype)
+        one = _solve_opaquely(_one_for_none(problem), options=options, dtype=dtype, differentiated=differentiated)
         return pytree.tree_map(lambda t: t[:0], one)
     tol = options.tolerance(dtype)
     validation.values(problem)
     finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
     clean = _clean(problem, finite)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
-    result = solvers.solve(clean, start, tol, options.max_iter, precision)
+    result = solvers.solve(clean, start, tol, options.max_iter, precision, differentiated)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
     gap, bound = _certified(clean, coef.to(torch.float64), result)

@@ -20,8 +20,13 @@ class Start(NamedTuple):
     theta: Tensor
 
 
-def solve(problem: Problem, start: Start | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
-    """Pick the algorithm by the problem's loss and penalty; ``precision`` is that in which features came."""
+def solve(
+    problem: Problem, start: Start | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
+) -> Result:
+    """Pick the algorithm by the problem's loss and penalty.
+
+    ``precision`` is that in which features came; ``differentiated``, whether anybody asks for derivatives.
+    """
     if isinstance(problem.loss, MulticlassHinge):
         return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
@@ -30,5 +35,5 @@ def solve(problem: Problem, start: Start | None, tol: float, max_iter: int, prec
         return subset.solve(problem, start and start.theta, tol, max_iter)
     coef = start and start.coef
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
-        return proximal_point.solve_entrywise(problem, coef, tol, max_iter)
-    return proximal_point.solve(problem, coef, tol, max_iter)
+        return proximal_point.solve_entrywise(problem, coef, tol, max_iter, differentiated)
+    return proximal_point.solve(problem, coef, tol, max_iter, differentiated)

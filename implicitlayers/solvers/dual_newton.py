@@ -26,7 +26,7 @@ from .face import Face, free_face, simplex_face
 
 # Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner.
 CG_REDUCTION = 0.1
-CG_STEPS = 12
+CG_STEPS = 20
 # Steps of the active set: with a penalty the model is only a model.
 MODEL_STEPS, EXACT_MODEL_STEPS = 6, 12
 HALVINGS = 30

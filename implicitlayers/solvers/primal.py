@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..features import AllFeatures, Features, Support
-from ..optimality import NormalMap, normal_map
+from ..optimality import NormalMap, NoSystem, normal_map
 from ..penalties import Partly
 from ..problem import Problem
 from ..products import gram
@@ -22,8 +22,12 @@ from .ties import at_kink, derivative_error
 
 # Newton begins below this gap, and ends when the coefficients stand still to this precision.
 POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 5, 1e-10
-# Rows of a support that are never too many.
-ALWAYS_SMALL = 100
+# Newton's systems have at most so many unknowns, or rows of a support that are never too many; a larger one is made
+# once, for derivatives, if somebody asks for them.
+MOST_UNKNOWNS, ALWAYS_SMALL = 1500, 100
+# Eigenvalues are computed up to this number of samples or features, which is less than Newton's systems cost; else the
+# power method takes so many steps, and what it may have missed is made up for by a factor.
+EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 128, 4, 1.5
 # A support is gathered where it is at most one in so many of the features.
 SHARE_TAKEN = 2
 
@@ -49,13 +53,27 @@ def better(new: Point, old: Point) -> Point:
 
 
 def step_length(problem: Problem) -> Tensor:
-    """1/L with L the largest eigenvalue of the loss's and the ridge's Hessian, at most, (b,)."""
+    """1/L with L the largest eigenvalue of the loss's and the ridge's Hessian, (b,), in large problems about that."""
     n, m = problem.X.shape[-2:]
-    root = problem.weight.sqrt()[..., None]
-    G = root * gram(problem.X) * root.mT if n <= m else gram(problem.X.mT, problem.weight)
-    largest = torch.linalg.eigvalsh(G)[..., -1].clamp_min(0)
+    if min(n, m) <= EXACT_UP_TO:
+        root = problem.weight.sqrt()[..., None]
+        G = root * gram(problem.X) * root.mT if n <= m else gram(problem.X.mT, problem.weight)
+        largest = torch.linalg.eigvalsh(G)[..., -1].clamp_min(0)
+    else:
+        largest = _power_method(problem)
     smoothness = problem.smooth_loss.smoothness() * largest + problem.l2 + (0.0 if problem.gauge is None else 1.0)
     return torch.where(smoothness > 0, 1 / torch.where(smoothness > 0, smoothness, 1.0), 1.0)
+
+
+def _power_method(problem: Problem) -> Tensor:
+    """The largest eigenvalue of Xᵀ diag(s̄) X, (b,), nearly: at the cost of some passes over X and no Gram matrix."""
+    x = torch.ones_like(problem.Y[..., :1])
+    size = torch.zeros_like(problem.l2)
+    for _ in range(POWER_STEPS):
+        x = problem.scores(problem.correlation(x))
+        size = x.square().sum((-2, -1)).sqrt()
+        x = x / torch.where(size > 0, size, 1.0)[:, None, None]
+    return POWER_FACTOR * size
 
 
 def polish(problem: Problem, at: Point, step: Tensor) -> Point:
@@ -64,13 +82,14 @@ def polish(problem: Problem, at: Point, step: Tensor) -> Point:
     Elements far from their solution, which shows in the gap or, where no equation in the scores will do, in more
     features than n·k equations determine, wait.
     """
-    size = max(problem.Y.shape[-2] * problem.Y.shape[-1], ALWAYS_SMALL)
+    n, k = problem.Y.shape[-2:]
+    size, few_scores = max(min(n * k, MOST_UNKNOWNS // k), ALWAYS_SMALL), n * k <= MOST_UNKNOWNS or n <= ALWAYS_SMALL
     # Coefficients count by what they do to scores, whatever the units of their features.
     unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
     for _ in range(POLISH_STEPS):
         chosen, v = _support(problem, at, step)
         ready = at.gap < POLISH_BELOW
-        if not _in_scores(problem, chosen & ready[:, None]):
+        if not (few_scores and _in_scores(problem, chosen & ready[:, None])):
             ready = ready & (chosen.sum(-1) <= size)
         if not ready.any():
             break
@@ -132,11 +151,18 @@ def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Te
     return _Local(features, small, system, x)
 
 
-def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor) -> Result:
-    """What the solver hands over."""
+def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor, differentiated: bool) -> Result:
+    """What the solver hands over; without a system where that is large and nobody has asked for derivatives."""
     chosen, v = _support(problem, at, step)
-    local = _linearised(problem, chosen, at, v, step)
     kinks = problem.penalty.kinks(v, step)
+    theta, degenerate = problem.feasible(at.theta)[0], at_kink(kinks)
+    n, k = problem.Y.shape[-2:]
+    rows = n if _in_scores(problem, chosen) else int(chosen.sum(-1).amax())
+    if not differentiated and rows * k > MOST_UNKNOWNS and rows > ALWAYS_SMALL:
+        unknown = torch.full_like(at.gap, torch.inf)
+        nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
+        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter)
+    local = _linearised(problem, chosen, at, v, step)
     # How far v may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
     # Newton's next step, and v with it.
     W = local.newton(problem)
@@ -144,11 +170,11 @@ def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor) -> Result:
     uncertainty = newton.abs().amax((1, 2)) + (2 * step * at.gap * problem.null_objective()).sqrt()
     return Result(
         coef=at.coef,
-        theta=problem.feasible(at.theta)[0],
+        theta=theta,
         features=local.features,
         system=local.system,
         state=local.state,
-        degenerate=at_kink(kinks),
+        degenerate=degenerate,
         singular=local.system.factor.singular,
         derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], local.system.factor),
         n_iter=n_iter,

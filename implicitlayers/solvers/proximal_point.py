@@ -22,18 +22,20 @@ from .result import Result
 # σ starts at this share of the mean squared norm of a sample, τ at this value; both shrink, down to the last one.
 FIRST_SHARE, SHRINK, LAST_SHARE = 0.1, 0.1, 1e-7
 # A proximal step ends at this share of the gap so far, and at a tenth of the gap at which the step before it ended.
-REDUCTION = 0.01
+REDUCTION, FINEST = 0.01, 1e-18
+COARSE = 10
 # Newton steps it may take, how many are few, and what its share is multiplied by where it was not reached.
 STEPS, QUICK, GROW = 20, 5, 10
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
+def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
     """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
-    at, n_iter = _solve(problem, start, tol, max_iter)
-    return result(problem, at, step_length(problem), n_iter)
+    step = step_length(problem)
+    at, n_iter = _solve(problem, start, step, tol, max_iter)
+    return result(problem, at, step, n_iter, differentiated)
 
 
-def solve_entrywise(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> Result:
+def solve_entrywise(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
     """The Lasso: every target is a problem of its own, and its entries are groups of one."""
     assert isinstance(problem.penalty, L1)
     k = problem.Y.shape[-1]
@@ -46,10 +48,12 @@ def solve_entrywise(problem: Problem, start: Tensor | None, tol: float, max_iter
         penalty=GroupL2(problem.penalty.l1.repeat_interleave(k)[:, None]),
         l2=problem.l2.repeat_interleave(k),
     )
-    at, n_iter = _solve(columns, None if start is None else _to_columns(start), tol / 2, max_iter)
-    whole = point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT)
     step = step_length(problem)
-    return result(problem, polish(problem, whole, step), step, n_iter.unflatten(0, (-1, k)).amax(-1))
+    start = None if start is None else _to_columns(start)
+    at, n_iter = _solve(columns, start, step.repeat_interleave(k), tol / 2, max_iter)
+    whole = point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT)
+    n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
+    return result(problem, polish(problem, whole, step), step, n_iter, differentiated)
 
 
 def _to_columns(A: Tensor) -> Tensor:
@@ -88,10 +92,10 @@ class _General:
         return semismooth.minimise(semismooth.Proximal(self.problem, W, Z, rows, tau), tol, max_iter)
 
 
-def _solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) -> tuple[Point, Tensor]:
+def _solve(problem: Problem, start: Tensor | None, step: Tensor, tol: float, max_iter: int) -> tuple[Point, Tensor]:
     square = _square(problem)
     scale = _scale(square)
-    step, n_iter = step_length(square), torch.zeros_like(scale, dtype=torch.int64)
+    n_iter = torch.zeros_like(scale, dtype=torch.int64)
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
     kronecker = isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2)
     steps = (_Kronecker if kronecker else _General)(square, W)
@@ -100,7 +104,7 @@ def _solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) ->
     share, accuracy = torch.full_like(scale, FIRST_SHARE), torch.full_like(scale, 0.1)
     while (live := (at.gap > tol) & (n_iter < max_iter)).any():
         sigma = (share * scale - problem.l2).clamp_min(0)
-        accuracy = torch.minimum(REDUCTION * at.gap, accuracy).clamp_min(tol / 10)
+        accuracy = torch.minimum(REDUCTION * at.gap, accuracy).clamp_min(FINEST)
         inner_tol = torch.where(live, accuracy, torch.inf)
         found = steps.step(W, sigma, share, inner_tol, (max_iter - n_iter).clamp_max(STEPS))
         n_iter = n_iter + torch.where(live, found.n_iter.clamp_min(1), 0)
@@ -108,9 +112,12 @@ def _solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int) ->
         W = torch.where(reached[:, None, None], found.W, W)
         at = polish(problem, better(point(problem, W), at), step)
         quick = found.n_iter <= QUICK
-        share = share * torch.where(reached, torch.where(quick, SHRINK, SHRINK**0.5), GROW)
-        share = share.clamp(LAST_SHARE, FIRST_SHARE)
-        accuracy = torch.where(reached, 0.1 * accuracy, accuracy)
+        # The gap grows with the distance from the minimum, that of a proximal step with its square: where the one is
+        # about the root of the other, σ is small enough and the accuracy is not.
+        coarse = at.gap.square() <= COARSE * found.gap
+        shrink = torch.where(coarse, 1.0, torch.where(quick, SHRINK, SHRINK**0.5))
+        share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
+        accuracy = torch.where(reached, torch.where(coarse, 1e-3, 0.1) * accuracy, accuracy)
     return at, n_iter
 
 
