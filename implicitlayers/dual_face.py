@@ -105,7 +105,7 @@ def _along_edges(problem: Problem, edges: Edges, diagonal: Tensor | None) -> Ten
     return torch.where(same, along @ direction.mT, 0.0) + padding.to(along.dtype).diag_embed()
 
 
-def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, limit: int = 2**22) -> Tensor:
+def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, limit: int = 2**20) -> Tensor:
     """Σ_j x_ij x_i′j T_eᵀ C_j T_e′/l2, (b, E, E) in float64, the products in ``dtype``.
 
     Of the bent part q_j q_jᵀ of C_j, in chunks of features that keep the intermediate matrix below ``limit``.
