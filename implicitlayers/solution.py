@@ -71,9 +71,10 @@ class Solution:
         gap: (...), the relative duality gap (P(coef) − D(dual))/P(0), in float64, of the coefficients as returned.
         coef_error: (...), a bound on ‖coef − coef*‖: √(2(P − D)/l2), infinite where l2 = 0.
         derivative_error: (...), an estimate of the relative error of first derivatives; infinite until the gap
-            certifies the support, and where the optimality system is singular.
+            certifies the support, where the optimality system is singular, and where it is a large one and was not
+            made because nothing requires a derivative.
         status: (...), integer flags of `Status`; 0 is a clean success.
-        n_iter: (...), outer iterations of the solver, shared by a batch.
+        n_iter: (...), the iterations each element took.
     """
 
     coef: Tensor

@@ -74,7 +74,7 @@ def test_both_systems_give_the_same_first_and_second_derivatives(loss, penalty, 
     make = problems(loss, penalty, intercept)
     origin = torch.zeros(6, dtype=torch.float64)
     problem = make(origin)
-    solved = proximal_point.solve(problem, None, 1e-14, 200)
+    solved = proximal_point.solve(problem, None, 1e-14, 200, differentiated=True)
     step, real = step_length(problem), torch.ones_like(problem.X[:, 0], dtype=torch.bool)
     v = solved.coef - step[:, None, None] * problem.slope(solved.coef, solved.theta)
     primal = normal_map(problem, v, step, real)

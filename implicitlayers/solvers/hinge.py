@@ -22,7 +22,7 @@ POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
-SAME_SYSTEM = {torch.float64: 1e-7, torch.float32: 1e-5}
+SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
 # The gap at which a tie is one.
 DECIDED = 1e-13
 # The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.

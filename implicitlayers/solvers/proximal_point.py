@@ -104,7 +104,7 @@ def _solve(problem: Problem, start: Tensor | None, step: Tensor, tol: float, max
     share, accuracy = torch.full_like(scale, FIRST_SHARE), torch.full_like(scale, 0.1)
     while (live := (at.gap > tol) & (n_iter < max_iter)).any():
         sigma = (share * scale - problem.l2).clamp_min(0)
-        accuracy = torch.minimum(REDUCTION * at.gap, accuracy).clamp_min(FINEST)
+        accuracy = torch.minimum(REDUCTION * at.gap, accuracy).clamp_min(FINEST if kronecker else tol / 10)
         inner_tol = torch.where(live, accuracy, torch.inf)
         found = steps.step(W, sigma, share, inner_tol, (max_iter - n_iter).clamp_max(STEPS))
         n_iter = n_iter + torch.where(live, found.n_iter.clamp_min(1), 0)
@@ -113,8 +113,9 @@ def _solve(problem: Problem, start: Tensor | None, step: Tensor, tol: float, max
         at = polish(problem, better(point(problem, W), at), step)
         quick = found.n_iter <= QUICK
         # The gap grows with the distance from the minimum, that of a proximal step with its square: where the one is
-        # about the root of the other, σ is small enough and the accuracy is not.
-        coarse = at.gap.square() <= COARSE * found.gap
+        # about the root of the other, σ is small enough and the accuracy is not. Only n×n systems are solved as well
+        # as that; where larger ones are, Newton on the support does the rest.
+        coarse = kronecker & (at.gap.square() <= COARSE * found.gap)
         shrink = torch.where(coarse, 1.0, torch.where(quick, SHRINK, SHRINK**0.5))
         share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
         accuracy = torch.where(reached, torch.where(coarse, 1e-3, 0.1) * accuracy, accuracy)
