@@ -235,10 +235,11 @@ def test_group_weights_that_are_not_one_per_group(make, weights, part):
 
 
 @grouped
-def test_fewer_group_weights_than_features(make):
-    layer = make(group_weights=torch.ones(3))
-    fails(lambda: layer(X, Y), "^group_weights", "given 3 weights", "expected 4, one per feature")
-    assert layer(X[:, :3], Y).shape == (3, K)
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_group_weights_of_other_than_the_features_of_X(make, size):
+    layer = make(group_weights=torch.ones(size))
+    fails(lambda: layer(X, Y), "^group_weights", f"given {size} weights", "expected 4, one per feature")
+    assert layer(normal(N, size), Y).shape == (size, K)
 
 
 @pytest.mark.parametrize("layer", [il.NonNegativeRegression, il.HuberRegression])

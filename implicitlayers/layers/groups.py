@@ -51,7 +51,7 @@ class Groups(nn.Module):
             return torch.ones(1, dtype=torch.float64, device=X.device)
         weight = self.weight.to(device=X.device, dtype=torch.float64)
         number = self.numbers(X)
-        if weight.shape[-1] <= int(self.number.max() if self.number is not None else X.shape[-1] - 1):
+        if self.are_features and weight.shape[-1] != X.shape[-1]:
             raise ValueError(
                 f"group_weights: given {weight.shape[-1]} weights, expected {X.shape[-1]}, one per feature"
             )
