@@ -242,6 +242,12 @@ def test_group_weights_of_other_than_the_features_of_X(make, size):
     assert layer(normal(N, size), Y).shape == (size, K)
 
 
+@grouped
+def test_batches_of_group_weights_that_do_not_fit(make):
+    layer = make(group_weights=torch.ones(3, M))
+    fails(lambda: layer(X.expand(2, N, M), Y), "batch", r"X \(2,\)", r"group_weights \(3,\)")
+
+
 @pytest.mark.parametrize("layer", [il.NonNegativeRegression, il.HuberRegression])
 def test_without_any_strength_there_is_no_certificate(layer):
     """The message says what will do, and it does."""

@@ -181,3 +181,25 @@ def test_group_weights_can_be_learnt():
     assert not list(fixed.parameters())
     assert not fixed.state_dict()
     torch.testing.assert_close(fixed(X, Y), layer(X, Y).detach())
+
+
+@pytest.mark.parametrize("groups", [None, [[0, 1], [2], [3]]], ids=["features", "groups"])
+@pytest.mark.parametrize("batch", [(), (2, 1), (3,)], ids=["X alone", "across", "along"])
+@pytest.mark.parametrize(
+    "make", [il.GroupLasso, lambda l1, **options: il.SparseGroupLasso(l1, 0.1, **options)], ids=["group", "sparse"]
+)
+def test_group_weights_are_over_the_batch(make, groups, batch):
+    """They broadcast like strengths, and each element is solved with its own."""
+    X, Y = normal(*batch, 15, 4), normal(15, 2, seed=1)
+    weights = uniform(3, len(groups or range(4)))
+    options = {"groups": groups, "tol": 1e-12}
+    shape = torch.broadcast_shapes(batch, (3,))
+    layer = make(il.Relative(0.3), group_weights=weights, **options)
+    found, largest = layer(X, Y), layer.l1_max(X, Y)
+    assert found.shape == (*shape, 4, 2)
+    assert largest.shape == shape
+    many = X.expand(*shape, 15, 4)
+    for index in itertools.product(*map(range, shape)):
+        alone = make(il.Relative(0.3), group_weights=weights[index[-1]], **options)
+        assert relative_error(found[index], alone(many[index], Y)) <= 1e-8
+        assert relative_error(largest[index], alone.l1_max(many[index], Y)) <= 1e-12

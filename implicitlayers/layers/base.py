@@ -88,6 +88,10 @@ class ArgminLayer(nn.Module):
     def _targets(self, X: Tensor, Y: Tensor) -> Tensor:
         """Y checked and encoded, (..., n, k) in float64."""
 
+    def _weights(self) -> dict[str, Tensor]:
+        """What the layer holds besides strengths, (..., size) by name: numbers ≥ 0 over the batch."""
+        return {}
+
     def _solution(
         self,
         X: Tensor,
@@ -138,7 +142,9 @@ class ArgminLayer(nn.Module):
         if class_mask is not None:
             validation.mask("class_mask", class_mask, k, "class")
             shapes["class_mask"] = class_mask.shape[:-1]
-        batch = validation.broadcast(shapes | {name: value.shape for name, value in strengths.items()})
+        shapes |= {name: value.shape for name, value in strengths.items()}
+        shapes |= {name: value.shape[:-1] for name, value in self._weights().items()}
+        batch = validation.broadcast(shapes)
         data = Data(
             X=X.expand(*batch, n, m),
             Y=Y.expand(*batch, n, k),

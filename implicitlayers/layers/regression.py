@@ -108,7 +108,16 @@ class Lasso(ElasticNet):
         super().__init__(l1, 0.0, **options)
 
 
-class GroupLasso(SparseLayer, RegressionLayer):
+class GroupLayer(SparseLayer, RegressionLayer):
+    """With groups of features, and weights of the groups."""
+
+    groups: Groups
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {} if self.groups.weight is None else {"group_weights": self.groups.weight}
+
+
+class GroupLasso(GroupLayer):
     """Group Lasso: min over W of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + l1·Σ_g w_g‖W_g‖ + (l2/2)‖W‖².
 
     By default one group per feature, across targets, so that a feature serves all targets or none; with one target that
@@ -146,7 +155,7 @@ class GroupLasso(SparseLayer, RegressionLayer):
         return self.groups.largest_norm(V, data.X)
 
 
-class SparseGroupLasso(SparseLayer, RegressionLayer):
+class SparseGroupLasso(GroupLayer):
     """Sparse group Lasso: min over W of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + l1·Σ|W_jc| + group_l1·Σ_g w_g‖W_g‖ + (l2/2)‖W‖².
 
     Groups drop out as a whole, and entries within the groups that stay (Simon et al., 2013).
