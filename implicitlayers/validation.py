@@ -1,20 +1,17 @@
 """Errors that name the argument, what was given, what was expected, and what to do.
 
-Shapes and dtypes are checked when a layer is called; values are checked inside the solve, where they are plain numbers
-even under `torch.func` transforms.
+Shapes and dtypes are checked when a layer is called, and so are values, which are plain numbers there even under
+`torch.func` transforms; labels are checked inside the solve.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .constraints import Box
-from .implicit import is_transformed
+from .implicit import is_transformed, opaque
 from .losses import MulticlassHinge, Multinomial
-from .penalties import Partly
 from .problem import Problem
 
 
@@ -137,29 +134,23 @@ def broadcast(shapes: Mapping[str, Sequence[int]]) -> torch.Size:
         raise ValueError(f"batch dimensions do not broadcast: given {given}; expected equal sizes, or 1") from None
 
 
-def values(problem: Problem) -> None:
-    """Strengths and weights are finite and ≥ 0, classes are classes; ``problem`` holds plain tensors."""
-    _at_least_zero("l2", problem.l2, positive=isinstance(problem.loss, MulticlassHinge))
-    _at_least_zero("sample_weight", problem.weight)
-    penalty = problem.penalty.penalty if isinstance(problem.penalty, Partly) else problem.penalty
-    fields: dict[str, Tensor] = {**cast(Any, penalty)._asdict(), **cast(Any, problem.loss)._asdict()}
-    for name, value in fields.items():
-        if name in _STRENGTHS:
-            _at_least_zero(name, value, positive=name in ("total", "delta"))
-    if isinstance(penalty, Box):
-        _at_least_zero("-lower", -penalty.lower, bounded=False)
-        _at_least_zero("upper", penalty.upper, bounded=False)
-    if isinstance(problem.loss, MulticlassHinge | Multinomial):
-        _classes(problem.Y, problem.weight, problem.loss.class_mask)
+def values(given: Mapping[str, Tensor], positive: Collection[str] = ()) -> None:
+    """Strengths and weights, under the names they were given by, are finite and ≥ 0, those in ``positive`` > 0.
+
+    Each is looked at as a plain tensor, under transforms too.
+    """
+
+    def look(tensors: dict[str, Tensor]) -> Tensor:
+        for name, value in tensors.items():
+            _check_values(name, value, name in positive)
+        return torch.zeros(len(next(iter(tensors.values()))))
+
+    if given:
+        opaque(look, dict(given), 0)
 
 
-# Fields of losses and penalties that are strengths.
-_STRENGTHS = ("l1", "group_l1", "smoothing", "delta", "total")
-
-
-def _at_least_zero(name: str, value: Tensor, positive: bool = False, bounded: bool = True) -> None:
-    good = (value > 0) if positive else (value >= 0)
-    good &= value.isfinite() if bounded else True
+def _check_values(name: str, value: Tensor, positive: bool) -> None:
+    good = ((value > 0) if positive else (value >= 0)) & value.isfinite()
     if not good.all():
         first = value[~good].flatten()[0].item()
         why = (
@@ -168,6 +159,12 @@ def _at_least_zero(name: str, value: Tensor, positive: bool = False, bounded: bo
             else ""
         )
         raise ValueError(f"{name}: given {first:g}, expected finite values {'>' if positive else '≥'} 0{why}")
+
+
+def classes(problem: Problem) -> None:
+    """Every sample that is present has a class, where targets are classes; ``problem`` holds plain tensors."""
+    if isinstance(problem.loss, MulticlassHinge | Multinomial):
+        _classes(problem.Y, problem.weight, problem.loss.class_mask)
 
 
 def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:

@@ -243,6 +243,41 @@ def test_group_weights_of_other_than_the_features_of_X(make, size):
 
 
 @grouped
+@pytest.mark.parametrize("kind", [torch.Tensor, torch.nn.Parameter])
+@pytest.mark.parametrize("value", [-0.1, torch.nan, torch.inf])
+def test_group_weights_below_zero_or_not_finite(make, value, kind):
+    """Nothing else is to blame for them, whoever asks."""
+    weights = torch.tensor([1.0, 0.5, value, 1.0], dtype=torch.float64)
+    layer = make(group_weights=torch.nn.Parameter(weights) if kind is torch.nn.Parameter else weights)
+    parts = f"^group_weights: given {value}, expected finite values ≥ 0"
+    fails(lambda: layer(X, Y), parts)
+    fails(lambda: layer.l1_max(X, Y), parts)
+    fails(lambda: vmap(lambda w: make(group_weights=w)(X, Y))(weights.expand(2, M)), parts)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "targets"),
+    [
+        (il.GroupLasso(NEGATIVE, group_weights=torch.full((M,), 2.0)), "l1", Y),
+        (il.Lasso(il.Relative(NEGATIVE)), "l1", Y),
+        (il.BinarySVM(NEGATIVE), "l2", LABELS % 2),
+        (il.BinarySVM(0.1, NEGATIVE), "l1", LABELS % 2),
+        (il.BinarySVM(0.1, smoothing=NEGATIVE), "smoothing", LABELS % 2),
+    ],
+    ids=["group weights", "relative", "l2", "l1", "smoothing"],
+)
+def test_values_are_told_as_they_were_given(layer, name, targets):
+    """Not as what a layer makes of them."""
+    fails(lambda: layer(X, targets), f"^{name}: given -0.1,")
+
+
+def test_weights_are_told_as_they_were_given():
+    weight = torch.tensor([3.0, 1.0, -2.0, 0.0, 0.0, 0.0])
+    fails(lambda: il.Lasso(0.1)(X, Y, sample_weight=weight), "^sample_weight: given -2,")
+    fails(lambda: il.Lasso(0.1).l1_max(X, Y, sample_weight=weight), "^sample_weight: given -2,")
+
+
+@grouped
 def test_batches_of_group_weights_that_do_not_fit(make):
     layer = make(group_weights=torch.ones(3, M))
     fails(lambda: layer(X.expand(2, N, M), Y), "batch", r"X \(2,\)", r"group_weights \(3,\)")

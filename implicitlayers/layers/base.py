@@ -62,6 +62,7 @@ class ArgminLayer(nn.Module):
         self.options = Options(tol, max_iter, on_fail, derivative_order, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
+        self._positive: list[str] = []
 
     def _set_strength(self, name: str, value: Strength | Relative, positive: bool = False) -> None:
         if isinstance(value, Relative):
@@ -70,6 +71,8 @@ class ArgminLayer(nn.Module):
         else:
             value = validation.strength(name, value, positive)
         self._strengths.append(name)
+        if positive:
+            self._positive.append(name)
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # A buffer moves with the module, and is part of no state_dict: it is an argument, not learnt.
             self.register_buffer(name, value, persistent=False)
@@ -143,8 +146,13 @@ class ArgminLayer(nn.Module):
             validation.mask("class_mask", class_mask, k, "class")
             shapes["class_mask"] = class_mask.shape[:-1]
         shapes |= {name: value.shape for name, value in strengths.items()}
-        shapes |= {name: value.shape[:-1] for name, value in self._weights().items()}
+        weights = self._weights()
+        shapes |= {name: value.shape[:-1] for name, value in weights.items()}
         batch = validation.broadcast(shapes)
+        if sample_weight is not None:
+            weights = weights | {"sample_weight": sample_weight}
+        tensors = {name: strengths[name] for name, value in values.items() if not isinstance(value, float)}
+        validation.values(tensors | weights, self._positive)
         data = Data(
             X=X.expand(*batch, n, m),
             Y=Y.expand(*batch, n, k),
