@@ -4,8 +4,8 @@ Shapes and dtypes are checked when a layer is called, and so are values, which a
 `torch.func` transforms; labels are checked inside the solve.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,16 +15,31 @@ from .losses import MulticlassHinge, Multinomial
 from .problem import Problem
 
 
-def strength(name: str, value: float | Tensor, positive: bool = False) -> float | Tensor:
-    """A number ≥ 0 (> 0 if ``positive``) as float; a floating tensor as it is, its values are checked when solving."""
-    expected = f"a number {'>' if positive else '≥'} 0, a floating-point tensor over the batch, or an nn.Parameter"
+class Range(NamedTuple):
+    """What a strength may be: "≥ 0", "> 0" or "≤ 0"; infinite too unless ``finite``."""
+
+    sign: str = "≥ 0"
+    finite: bool = True
+
+    def holds(self, value: Tensor) -> Tensor:
+        """Where a value is inside."""
+        inside = {"≥ 0": value >= 0, "> 0": value > 0, "≤ 0": value <= 0}[self.sign]
+        return inside & value.isfinite() if self.finite else inside
+
+
+AT_LEAST_ZERO, POSITIVE = Range(), Range("> 0")
+
+
+def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -> float | Tensor:
+    """A number in ``allowed`` as float; a floating tensor as it is, its values are checked when a layer is called."""
+    expected = f"a number {allowed.sign}, a floating-point tensor over the batch, or an nn.Parameter"
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise ValueError(f"{name}: given a tensor of dtype {value.dtype}, expected {expected}")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: given {value!r}, expected {expected}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not allowed.holds(torch.tensor(value, dtype=torch.float64)):
         raise ValueError(f"{name}: given {value}, expected {expected}")
     return float(value)
 
@@ -134,31 +149,32 @@ def broadcast(shapes: Mapping[str, Sequence[int]]) -> torch.Size:
         raise ValueError(f"batch dimensions do not broadcast: given {given}; expected equal sizes, or 1") from None
 
 
-def values(given: Mapping[str, Tensor], positive: Collection[str] = ()) -> None:
-    """Strengths and weights, under the names they were given by, are finite and ≥ 0, those in ``positive`` > 0.
+def values(given: Mapping[str, Tensor], allowed: Mapping[str, Range]) -> None:
+    """Strengths and weights, under the names they were given by, are in ``allowed``, and finite and ≥ 0 by default.
 
     Each is looked at as a plain tensor, under transforms too.
     """
 
     def look(tensors: dict[str, Tensor]) -> Tensor:
         for name, value in tensors.items():
-            _check_values(name, value, name in positive)
+            _check_values(name, value, allowed.get(name, AT_LEAST_ZERO))
         return torch.zeros(len(next(iter(tensors.values()))))
 
     if given:
         opaque(look, dict(given), 0)
 
 
-def _check_values(name: str, value: Tensor, positive: bool) -> None:
-    good = ((value > 0) if positive else (value >= 0)) & value.isfinite()
+def _check_values(name: str, value: Tensor, allowed: Range) -> None:
+    good = allowed.holds(value)
     if not good.all():
         first = value[~good].flatten()[0].item()
         why = (
             "; without it the dual of the hinge does not determine the coefficients"
-            if positive and name == "l2"
+            if allowed == POSITIVE and name == "l2"
             else ""
         )
-        raise ValueError(f"{name}: given {first:g}, expected finite values {'>' if positive else '≥'} 0{why}")
+        finite = "finite " if allowed.finite else ""
+        raise ValueError(f"{name}: given {first:g}, expected {finite}values {allowed.sign}{why}")
 
 
 def classes(problem: Problem) -> None:

@@ -88,6 +88,23 @@ def test_strengths_as_tensors_are_checked_when_solving(name, strength, value):
     fails(lambda: layer(X, target(name)), f"^{strength}", "-0.1|nan")
 
 
+def box(name, value):
+    return il.BoxRegression(**{"lower": -0.2, "upper": 0.3, "l2": 0.1, name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "sign"), [("lower", 0.1, "≤"), ("upper", -0.1, "≥"), ("l2", -0.1, "≥")])
+def test_bounds_of_a_box_are_called_what_they_are(name, value, sign):
+    tensor = torch.tensor([0.0, value], dtype=torch.float64)
+    fails(lambda: box(name, value), f"^{name}: given {value}, expected a number {sign} 0")
+    fails(lambda: box(name, str(value)), f"^{name}: given '{value}'")
+    fails(lambda: box(name, torch.tensor(1)), f"^{name}", "int64")
+    fails(lambda: box(name, torch.nan), f"^{name}: given nan")
+    fails(lambda: box(name, tensor)(X, Y), f"^{name}: given {value}, expected (finite )?values {sign} 0")
+    fails(lambda: vmap(lambda v: box(name, v)(X, Y))(tensor), f"^{name}: given {value}")
+    fails(lambda: box(name, torch.zeros(3))(X.expand(2, N, M), Y), "batch", rf"{name} \(3,\)")
+    assert f"{name}=0," in repr(box(name, 0.0))
+
+
 @strengths
 @pytest.mark.parametrize("value", [-0.1, torch.nan])
 def test_strengths_are_checked_under_vmap(name, strength, value):

@@ -15,6 +15,7 @@ from ..relative import Relative
 from ..solution import OnFail, Solution
 from ..solve import Options, solve
 from ..solvers import Start
+from ..validation import AT_LEAST_ZERO, Range
 from . import intercept
 
 Strength = float | Tensor
@@ -62,17 +63,16 @@ class ArgminLayer(nn.Module):
         self.options = Options(tol, max_iter, on_fail, derivative_order, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
-        self._positive: list[str] = []
+        self._allowed: dict[str, Range] = {}
 
-    def _set_strength(self, name: str, value: Strength | Relative, positive: bool = False) -> None:
+    def _set_strength(self, name: str, value: Strength | Relative, allowed: Range = AT_LEAST_ZERO) -> None:
         if isinstance(value, Relative):
             if name != "l1":
                 raise ValueError(f"{name}: given {value}, expected a number or a tensor: only l1 can be Relative")
         else:
-            value = validation.strength(name, value, positive)
+            value = validation.strength(name, value, allowed)
         self._strengths.append(name)
-        if positive:
-            self._positive.append(name)
+        self._allowed[name] = allowed
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # A buffer moves with the module, and is part of no state_dict: it is an argument, not learnt.
             self.register_buffer(name, value, persistent=False)
@@ -152,7 +152,7 @@ class ArgminLayer(nn.Module):
         if sample_weight is not None:
             weights = weights | {"sample_weight": sample_weight}
         tensors = {name: strengths[name] for name, value in values.items() if not isinstance(value, float)}
-        validation.values(tensors | weights, self._positive)
+        validation.values(tensors | weights, self._allowed)
         data = Data(
             X=X.expand(*batch, n, m),
             Y=Y.expand(*batch, n, k),

@@ -12,6 +12,7 @@ from ..losses import Huber, Loss, Squared
 from ..penalties import L1, GroupL2, NoPenalty, Penalty, SparseGroup
 from ..relative import Relative
 from ..solution import Solution
+from ..validation import POSITIVE, Range
 from .base import ArgminLayer, Coefficients, Data, Strength, returned
 from .groups import Groups
 from .sparse import SparseLayer
@@ -229,21 +230,21 @@ class BoxRegression(RegressionLayer):
     """Least squares in a box: min over lower ≤ W ≤ upper of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + (l2/2)‖W‖².
 
     Args:
-        lower: ≤ 0, a number or a tensor over the batch.
-        upper: ≥ 0, likewise.
+        lower: ≤ 0, −∞ for no bound; a missing bound wants an l2 > 0, or no dual point certifies the solution.
+        upper: ≥ 0, ∞ for no bound.
         l2: strength of the ridge.
         options: those of `ArgminLayer`.
     """
 
     def __init__(self, lower: Strength, upper: Strength, l2: Strength = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self._set_strength("below", -lower if isinstance(lower, int | float | Tensor) else lower)
-        self._set_strength("upper", upper)
+        self._set_strength("lower", lower, Range("≤ 0", finite=False))
+        self._set_strength("upper", upper, Range("≥ 0", finite=False))
         self._set_strength("l2", l2)
 
     def _penalty(self, data: Data) -> Penalty:
         upper = data.strengths["upper"]
-        return Box(-data.strengths["below"], upper, torch.zeros_like(upper))
+        return Box(data.strengths["lower"], upper, torch.zeros_like(upper))
 
 
 class SimplexRegression(RegressionLayer):
@@ -257,7 +258,7 @@ class SimplexRegression(RegressionLayer):
 
     def __init__(self, total: Strength = 1.0, l2: Strength = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self._set_strength("total", total, positive=True)
+        self._set_strength("total", total, POSITIVE)
         self._set_strength("l2", l2)
 
     def _penalty(self, data: Data) -> Penalty:
@@ -282,7 +283,7 @@ class HuberRegression(ElasticNet):
         self, l1: Strength | Relative = 0.0, l2: Strength = 0.0, delta: Strength = 1.0, **options: Any
     ) -> None:
         super().__init__(l1, l2, **options)
-        self._set_strength("delta", delta, positive=True)
+        self._set_strength("delta", delta, POSITIVE)
         validation.not_both_zero(l1=l1, l2=l2)
 
     def _loss(self, data: Data) -> Loss:
