@@ -10,8 +10,10 @@ from .. import validation
 from ..constraints import Box, ColumnSimplex
 from ..losses import Huber, Loss, Squared
 from ..penalties import L1, GroupL2, NoPenalty, Penalty, SparseGroup
+from ..problem import Problem
 from ..relative import Relative
 from ..solution import Solution
+from ..solve import solve
 from ..validation import POSITIVE, Range
 from .base import ArgminLayer, Coefficients, Data, Strength, returned
 from .groups import Groups
@@ -122,7 +124,9 @@ class GroupLasso(GroupLayer):
     """Group Lasso: min over W of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + l1·Σ_g w_g‖W_g‖ + (l2/2)‖W‖².
 
     By default one group per feature, across targets, so that a feature serves all targets or none; with one target that
-    is the Lasso. scikit-learn's ``MultiTaskLasso(alpha)`` has alpha = l1 (Yuan and Lin, 2006).
+    is the Lasso. scikit-learn's ``MultiTaskLasso(alpha)`` has alpha = l1 (Yuan and Lin, 2006). A group of weight 0 is
+    not penalised: like an intercept it is fitted at any l1, and `l1_max` is where the other groups are zero. It wants
+    an l2 > 0: without, no dual point certifies the solution, and `l1_max` has no reliable derivatives.
 
     Args:
         l1: strength of the groups.
@@ -151,6 +155,20 @@ class GroupLasso(GroupLayer):
             return GroupL2(l1 * self.groups.weights(data.X))
         number = self.groups.numbers(data.X)
         return SparseGroup(torch.zeros_like(l1[..., 0]), l1 * self.groups.weights(data.X), number)
+
+    def _free_scores(self, data: Data, loss: Loss) -> Tensor:
+        """Of groups without penalty, by ridge regression on them, and of the intercept."""
+        scores = super()._free_scores(data, loss)
+        if self.groups.weight is None:
+            return scores
+        X, Y = data.X.to(torch.float64), data.Y - scores
+        if self.fit_intercept:
+            X = X - (data.weight[..., None] * X).sum(-2, keepdim=True)
+        X = torch.where((self.groups.weights(data.X) == 0)[..., None, :], X, 0.0)
+        problem = Problem(X, Y, data.weight, loss, NoPenalty(), data.strengths["l2"])
+        # A factorisation is as good as it gets, whatever the layer's own tolerance.
+        fit = solve(problem, None, self.options._replace(tol=None, on_fail="ignore"), torch.float64)
+        return scores + X @ fit.coef
 
     def _dual_norm(self, V: Tensor, data: Data) -> Tensor:
         return self.groups.largest_norm(V, data.X)

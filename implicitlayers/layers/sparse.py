@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..losses import Loss
 from ..penalties import NoPenalty
 from ..problem import Problem
 from ..relative import Relative
@@ -19,6 +20,8 @@ class SparseLayer(ArgminLayer):
 
     def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
         """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
+
+        Of a `GroupLasso` with groups of weight 0, the smallest at which the others are zero; that depends on l2.
 
         Args:
             X: (..., n, m).
@@ -53,10 +56,13 @@ class SparseLayer(ArgminLayer):
     def _l1_max(self, data: Data) -> Tensor:
         loss = self._loss(data)
         problem = Problem(data.X.to(torch.float64), data.Y, data.weight, loss, NoPenalty(), data.weight[..., 0])
-        scores = torch.zeros_like(data.Y)
-        if self.fit_intercept:
-            scores = scores + loss.best_constant(data.Y, data.weight)
+        scores = self._free_scores(data, loss)
         return self._dual_norm(problem.correlation(loss.dual_point(scores, data.Y)), data)
+
+    def _free_scores(self, data: Data, loss: Loss) -> Tensor:
+        """What is fitted where l1 leaves nothing that it penalises, (..., n, k)."""
+        scores = torch.zeros_like(data.Y)
+        return scores + loss.best_constant(data.Y, data.weight) if self.fit_intercept else scores
 
     def _resolved(self, data: Data, values: Mapping[str, Any]) -> Data:
         """With a `Relative` l1 multiplied out."""
