@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..implicit import is_transformed
 from ..losses import Loss
 from ..penalties import NoPenalty
 from ..problem import Problem
@@ -21,6 +22,8 @@ class SparseLayer(ArgminLayer):
     def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
         """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
 
+        NaN for an element with NaN or infinities in X or Y, without derivatives.
+
         Of a `GroupLasso` with groups of weight 0, the smallest at which the others are zero; that depends on l2.
 
         Args:
@@ -29,7 +32,8 @@ class SparseLayer(ArgminLayer):
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
         data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
-        return self._l1_max(data).to(X.dtype)
+        finite = _finite(data)
+        return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
         """Solutions for every l1 of ``l1s``, each begun from the one before; their fields gain a first dimension L.
@@ -69,6 +73,18 @@ class SparseLayer(ArgminLayer):
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        largest = self._l1_max(data)
+        largest = self._l1_max(_clean(data, _finite(data)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
+
+
+def _finite(data: Data) -> Tensor:
+    return data.X.isfinite().flatten(-2).all(-1) & data.Y.isfinite().flatten(-2).all(-1)
+
+
+def _clean(data: Data, finite: Tensor) -> Data:
+    """Zeros for elements with NaN or infinities, as in the solve: they must not reach others, nor any derivative."""
+    if not is_transformed(finite) and bool(finite.all()):
+        return data
+    shown = finite[..., None, None]
+    return data._replace(X=torch.where(shown, data.X, 0.0), Y=torch.where(shown, data.Y, 0.0))
