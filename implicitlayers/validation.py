@@ -4,8 +4,9 @@ Shapes and dtypes are checked when a layer is called, and so are values, which a
 `torch.func` transforms; labels are checked inside the solve.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ class Range(NamedTuple):
     sign: str = "≥ 0"
     finite: bool = True
 
-    def holds(self, value: Tensor) -> Tensor:
-        """Where a value is inside."""
+    def holds(self, value: Any) -> Any:
+        """Whether a number is inside, or where a tensor is."""
         inside = {"≥ 0": value >= 0, "> 0": value > 0, "≤ 0": value <= 0}[self.sign]
-        return inside & value.isfinite() if self.finite else inside
+        return inside & (value < math.inf) & (value > -math.inf) if self.finite else inside
 
 
 AT_LEAST_ZERO, POSITIVE = Range(), Range("> 0")
@@ -39,7 +40,7 @@ def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: given {value!r}, expected {expected}")
-    if not allowed.holds(torch.tensor(value, dtype=torch.float64)):
+    if not allowed.holds(value):
         raise ValueError(f"{name}: given {value}, expected {expected}")
     return float(value)
 

@@ -81,6 +81,19 @@ def test_strengths_that_are_no_numbers_from_zero_up(name, strength, value):
     fails(lambda: LAYERS[name](**{strength: value}), f"^{strength}", re.escape(str(value)))
 
 
+def test_numbers_are_checked_without_a_device():
+    """Layers can be made where tensors have no values."""
+    with torch.device("meta"):
+        assert il.BoxRegression(-0.1, 1, 0.1).lower == -0.1
+        fails(lambda: il.Lasso(-0.1), "^l1: given -0.1")
+
+
+@pytest.mark.parametrize("weight", [torch.arange(N), torch.arange(N) > 2], ids=["integers", "booleans"])
+def test_weights_of_any_dtype_are_weights(weight):
+    same = il.Lasso(0.1)(X, Y, sample_weight=weight.double())
+    torch.testing.assert_close(il.Lasso(0.1)(X, Y, sample_weight=weight), same)
+
+
 @strengths
 @pytest.mark.parametrize("value", [NEGATIVE, NOT_A_NUMBER, torch.nn.Parameter(NEGATIVE)])
 def test_strengths_as_tensors_are_checked_when_solving(name, strength, value):
