@@ -6,7 +6,7 @@ from . import validation
 
 
 class Relative(nn.Module):
-    """l1 = r · l1_max, the smallest l1 with solution zero, exact for each element of the batch.
+    """l1 = r · l1_max, the smallest l1 with solution zero (`SparseLayer.l1_max`), for each element of the batch.
 
     Give it as a layer's ``l1``: ``il.Lasso(l1=il.Relative(0.1))``. In [0, 1) some feature is in use, from 1 on none.
 

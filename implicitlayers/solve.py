@@ -83,7 +83,7 @@ def _solve_opaquely(
         one = _solve_opaquely(_one_for_none(problem), options=options, dtype=dtype, differentiated=differentiated)
         return pytree.tree_map(lambda t: t[:0], one)
     tol = options.tolerance(dtype)
-    validation.values(problem)
+    validation.classes(problem)
     finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
     clean = _clean(problem, finite)
     precision = torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,33 +1,46 @@
 """Errors that name the argument, what was given, what was expected, and what to do.
 
-Shapes and dtypes are checked when a layer is called; values are checked inside the solve, where they are plain numbers
-even under `torch.func` transforms.
+Shapes and dtypes are checked when a layer is called, and so are values, which are plain numbers there even under
+`torch.func` transforms; labels are checked inside the solve.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .constraints import Box
-from .implicit import is_transformed
+from .implicit import is_transformed, opaque
 from .losses import MulticlassHinge, Multinomial
-from .penalties import Partly
 from .problem import Problem
 
 
-def strength(name: str, value: float | Tensor, positive: bool = False) -> float | Tensor:
-    """A number ≥ 0 (> 0 if ``positive``) as float; a floating tensor as it is, its values are checked when solving."""
-    expected = f"a number {'>' if positive else '≥'} 0, a floating-point tensor over the batch, or an nn.Parameter"
+class Range(NamedTuple):
+    """What a strength may be: "≥ 0", "> 0" or "≤ 0"; infinite too unless ``finite``."""
+
+    sign: str = "≥ 0"
+    finite: bool = True
+
+    def holds(self, value: Any) -> Any:
+        """Whether a number is inside, or where a tensor is."""
+        inside = {"≥ 0": value >= 0, "> 0": value > 0, "≤ 0": value <= 0}[self.sign]
+        return inside & (value < math.inf) & (value > -math.inf) if self.finite else inside
+
+
+AT_LEAST_ZERO, POSITIVE = Range(), Range("> 0")
+
+
+def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -> float | Tensor:
+    """A number in ``allowed`` as float; a floating tensor as it is, its values are checked when a layer is called."""
+    expected = f"a number {allowed.sign}, a floating-point tensor over the batch, or an nn.Parameter"
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             raise ValueError(f"{name}: given a tensor of dtype {value.dtype}, expected {expected}")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: given {value!r}, expected {expected}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    if not allowed.holds(value):
         raise ValueError(f"{name}: given {value}, expected {expected}")
     return float(value)
 
@@ -137,37 +150,38 @@ def broadcast(shapes: Mapping[str, Sequence[int]]) -> torch.Size:
         raise ValueError(f"batch dimensions do not broadcast: given {given}; expected equal sizes, or 1") from None
 
 
-def values(problem: Problem) -> None:
-    """Strengths and weights are finite and ≥ 0, classes are classes; ``problem`` holds plain tensors."""
-    _at_least_zero("l2", problem.l2, positive=isinstance(problem.loss, MulticlassHinge))
-    _at_least_zero("sample_weight", problem.weight)
-    penalty = problem.penalty.penalty if isinstance(problem.penalty, Partly) else problem.penalty
-    fields: dict[str, Tensor] = {**cast(Any, penalty)._asdict(), **cast(Any, problem.loss)._asdict()}
-    for name, value in fields.items():
-        if name in _STRENGTHS:
-            _at_least_zero(name, value, positive=name in ("total", "delta"))
-    if isinstance(penalty, Box):
-        _at_least_zero("-lower", -penalty.lower, bounded=False)
-        _at_least_zero("upper", penalty.upper, bounded=False)
-    if isinstance(problem.loss, MulticlassHinge | Multinomial):
-        _classes(problem.Y, problem.weight, problem.loss.class_mask)
+def values(given: Mapping[str, Tensor], allowed: Mapping[str, Range]) -> None:
+    """Strengths and weights, under the names they were given by, are in ``allowed``, and finite and ≥ 0 by default.
+
+    Each is looked at as a plain tensor, under transforms too.
+    """
+
+    def look(tensors: dict[str, Tensor]) -> Tensor:
+        for name, value in tensors.items():
+            _check_values(name, value, allowed.get(name, AT_LEAST_ZERO))
+        return torch.zeros(len(next(iter(tensors.values()))))
+
+    if given:
+        opaque(look, dict(given), 0)
 
 
-# Fields of losses and penalties that are strengths.
-_STRENGTHS = ("l1", "group_l1", "smoothing", "delta", "total")
-
-
-def _at_least_zero(name: str, value: Tensor, positive: bool = False, bounded: bool = True) -> None:
-    good = (value > 0) if positive else (value >= 0)
-    good &= value.isfinite() if bounded else True
+def _check_values(name: str, value: Tensor, allowed: Range) -> None:
+    good = allowed.holds(value)
     if not good.all():
         first = value[~good].flatten()[0].item()
         why = (
             "; without it the dual of the hinge does not determine the coefficients"
-            if positive and name == "l2"
+            if allowed == POSITIVE and name == "l2"
             else ""
         )
-        raise ValueError(f"{name}: given {first:g}, expected finite values {'>' if positive else '≥'} 0{why}")
+        finite = "finite " if allowed.finite else ""
+        raise ValueError(f"{name}: given {first:g}, expected {finite}values {allowed.sign}{why}")
+
+
+def classes(problem: Problem) -> None:
+    """Every sample that is present has a class, where targets are classes; ``problem`` holds plain tensors."""
+    if isinstance(problem.loss, MulticlassHinge | Multinomial):
+        _classes(problem.Y, problem.weight, problem.loss.class_mask)
 
 
 def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:

@@ -81,11 +81,41 @@ def test_strengths_that_are_no_numbers_from_zero_up(name, strength, value):
     fails(lambda: LAYERS[name](**{strength: value}), f"^{strength}", re.escape(str(value)))
 
 
+def test_numbers_are_checked_without_a_device():
+    """Layers can be made where tensors have no values."""
+    with torch.device("meta"):
+        assert il.BoxRegression(-0.1, 1, 0.1).lower == -0.1
+        fails(lambda: il.Lasso(-0.1), "^l1: given -0.1")
+
+
+@pytest.mark.parametrize("weight", [torch.arange(N), torch.arange(N) > 2], ids=["integers", "booleans"])
+def test_weights_of_any_dtype_are_weights(weight):
+    same = il.Lasso(0.1)(X, Y, sample_weight=weight.double())
+    torch.testing.assert_close(il.Lasso(0.1)(X, Y, sample_weight=weight), same)
+
+
 @strengths
 @pytest.mark.parametrize("value", [NEGATIVE, NOT_A_NUMBER, torch.nn.Parameter(NEGATIVE)])
 def test_strengths_as_tensors_are_checked_when_solving(name, strength, value):
     layer = LAYERS[name](**{strength: value})
     fails(lambda: layer(X, target(name)), f"^{strength}", "-0.1|nan")
+
+
+def box(name, value):
+    return il.BoxRegression(**{"lower": -0.2, "upper": 0.3, "l2": 0.1, name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "sign"), [("lower", 0.1, "≤"), ("upper", -0.1, "≥"), ("l2", -0.1, "≥")])
+def test_bounds_of_a_box_are_called_what_they_are(name, value, sign):
+    tensor = torch.tensor([0.0, value], dtype=torch.float64)
+    fails(lambda: box(name, value), f"^{name}: given {value}, expected a number {sign} 0")
+    fails(lambda: box(name, str(value)), f"^{name}: given '{value}'")
+    fails(lambda: box(name, torch.tensor(1)), f"^{name}", "int64")
+    fails(lambda: box(name, torch.nan), f"^{name}: given nan")
+    fails(lambda: box(name, tensor)(X, Y), f"^{name}: given {value}, expected (finite )?values {sign} 0")
+    fails(lambda: vmap(lambda v: box(name, v)(X, Y))(tensor), f"^{name}: given {value}")
+    fails(lambda: box(name, torch.zeros(3))(X.expand(2, N, M), Y), "batch", rf"{name} \(3,\)")
+    assert f"{name}=0," in repr(box(name, 0.0))
 
 
 @strengths
@@ -235,10 +265,52 @@ def test_group_weights_that_are_not_one_per_group(make, weights, part):
 
 
 @grouped
-def test_fewer_group_weights_than_features(make):
-    layer = make(group_weights=torch.ones(3))
-    fails(lambda: layer(X, Y), "^group_weights", "given 3 weights", "expected 4, one per feature")
-    assert layer(X[:, :3], Y).shape == (3, K)
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_group_weights_of_other_than_the_features_of_X(make, size):
+    layer = make(group_weights=torch.ones(size))
+    fails(lambda: layer(X, Y), "^group_weights", f"given {size} weights", "expected 4, one per feature")
+    assert layer(normal(N, size), Y).shape == (size, K)
+
+
+@grouped
+@pytest.mark.parametrize("kind", [torch.Tensor, torch.nn.Parameter])
+@pytest.mark.parametrize("value", [-0.1, torch.nan, torch.inf])
+def test_group_weights_below_zero_or_not_finite(make, value, kind):
+    """Nothing else is to blame for them, whoever asks."""
+    weights = torch.tensor([1.0, 0.5, value, 1.0], dtype=torch.float64)
+    layer = make(group_weights=torch.nn.Parameter(weights) if kind is torch.nn.Parameter else weights)
+    parts = f"^group_weights: given {value}, expected finite values ≥ 0"
+    fails(lambda: layer(X, Y), parts)
+    fails(lambda: layer.l1_max(X, Y), parts)
+    fails(lambda: vmap(lambda w: make(group_weights=w)(X, Y))(weights.expand(2, M)), parts)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "targets"),
+    [
+        (il.GroupLasso(NEGATIVE, group_weights=torch.full((M,), 2.0)), "l1", Y),
+        (il.Lasso(il.Relative(NEGATIVE)), "l1", Y),
+        (il.BinarySVM(NEGATIVE), "l2", LABELS % 2),
+        (il.BinarySVM(0.1, NEGATIVE), "l1", LABELS % 2),
+        (il.BinarySVM(0.1, smoothing=NEGATIVE), "smoothing", LABELS % 2),
+    ],
+    ids=["group weights", "relative", "l2", "l1", "smoothing"],
+)
+def test_values_are_told_as_they_were_given(layer, name, targets):
+    """Not as what a layer makes of them."""
+    fails(lambda: layer(X, targets), f"^{name}: given -0.1,")
+
+
+def test_weights_are_told_as_they_were_given():
+    weight = torch.tensor([3.0, 1.0, -2.0, 0.0, 0.0, 0.0])
+    fails(lambda: il.Lasso(0.1)(X, Y, sample_weight=weight), "^sample_weight: given -2,")
+    fails(lambda: il.Lasso(0.1).l1_max(X, Y, sample_weight=weight), "^sample_weight: given -2,")
+
+
+@grouped
+def test_batches_of_group_weights_that_do_not_fit(make):
+    layer = make(group_weights=torch.ones(3, M))
+    fails(lambda: layer(X.expand(2, N, M), Y), "batch", r"X \(2,\)", r"group_weights \(3,\)")
 
 
 @pytest.mark.parametrize("layer", [il.NonNegativeRegression, il.HuberRegression])

@@ -181,3 +181,92 @@ def test_group_weights_can_be_learnt():
     assert not list(fixed.parameters())
     assert not fixed.state_dict()
     torch.testing.assert_close(fixed(X, Y), layer(X, Y).detach())
+
+
+@pytest.mark.parametrize("groups", [None, [[0, 1], [2], [3]]], ids=["features", "groups"])
+@pytest.mark.parametrize("batch", [(), (2, 1), (3,)], ids=["X alone", "across", "along"])
+@pytest.mark.parametrize(
+    "make", [il.GroupLasso, lambda l1, **options: il.SparseGroupLasso(l1, 0.1, **options)], ids=["group", "sparse"]
+)
+def test_group_weights_are_over_the_batch(make, groups, batch):
+    """They broadcast like strengths, and each element is solved with its own."""
+    X, Y = normal(*batch, 15, 4), normal(15, 2, seed=1)
+    weights = uniform(3, len(groups or range(4)))
+    options = {"groups": groups, "tol": 1e-12}
+    shape = torch.broadcast_shapes(batch, (3,))
+    layer = make(il.Relative(0.3), group_weights=weights, **options)
+    found, largest = layer(X, Y), layer.l1_max(X, Y)
+    assert found.shape == (*shape, 4, 2)
+    assert largest.shape == shape
+    many = X.expand(*shape, 15, 4)
+    for index in itertools.product(*map(range, shape)):
+        alone = make(il.Relative(0.3), group_weights=weights[index[-1]], **options)
+        assert relative_error(found[index], alone(many[index], Y)) <= 1e-8
+        assert relative_error(largest[index], alone.l1_max(many[index], Y)) <= 1e-12
+
+
+def with_a_free_group(n, empty, intercept, **options):
+    """Two features without penalty, zero if ``empty``, and four in two groups with; a layer of any l1."""
+    X, Y, weight = normal(3, n, 6) + 0.3, normal(3, n, 2, seed=1), uniform(3, n)
+    X[..., :2] *= not empty
+    options = {"groups": [[0, 1], [2, 3], [4, 5]], "fit_intercept": intercept, "group_weights": FREE_FIRST} | options
+    return X, Y, weight, lambda l1, **more: il.GroupLasso(l1, 0.1, **options | more)
+
+
+FREE_FIRST = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+free_groups = pytest.mark.parametrize(
+    ("n", "empty", "intercept"), [(12, False, False), (12, True, False), (4, False, True), (12, False, True)]
+)
+
+
+@free_groups
+def test_groups_of_weight_zero_are_fitted_at_l1_max(n, empty, intercept):
+    """There the others are zero, and not below; what is left is ridge regression."""
+    X, Y, weight, make = with_a_free_group(n, empty, intercept)
+    largest = make(1.0).l1_max(X, Y, sample_weight=weight)
+    above = make(largest * (1 + 1e-9)).solve(X, Y, sample_weight=weight)
+    below = make(largest * (1 - 1e-6), tol=1e-14, on_fail="ignore").solve(X, Y, sample_weight=weight)
+    assert above.converged.all()
+    assert not above.support[..., 2:].any()
+    assert below.support[..., 2:].any(-1).all()
+    ridge = il.Ridge(0.1, fit_intercept=intercept).solve(X[..., :2], Y, sample_weight=weight)
+    assert relative_error(above.coef[..., :2, :], ridge.coef) <= 1e-6
+    share, same = (make(l1).solve(X, Y, sample_weight=weight) for l1 in (il.Relative(0.3), 0.3 * largest))
+    assert relative_error(share.coef, same.coef) <= 1e-9
+
+
+@free_groups
+def test_derivatives_of_l1_max_beside_groups_of_weight_zero(n, empty, intercept):
+    X, Y, weight, make = with_a_free_group(n, empty, intercept)
+    direction = normal(3, n, 6, seed=2)
+    direction[..., :2] *= not empty
+
+    def largest(X, weights):
+        return make(1.0, group_weights=weights).l1_max(X, Y, sample_weight=weight).sum()
+
+    by_X, by_weights = torch.func.grad(largest, (0, 1))(X, FREE_FIRST)
+    step = 1e-6
+    expected = (largest(X + step * direction, FREE_FIRST) - largest(X - step * direction, FREE_FIRST)) / (2 * step)
+    torch.testing.assert_close((by_X * direction).sum(), expected, rtol=1e-5, atol=1e-7)
+    # Twice the weights, half the strength: ⟨∂l1_max, w⟩ = −l1_max (Euler).
+    torch.testing.assert_close((by_weights * FREE_FIRST).sum(), -largest(X, FREE_FIRST), rtol=1e-9, atol=0)
+
+
+def test_l1_max_where_all_groups_or_none_have_weight_zero():
+    X, Y = normal(12, 4), normal(12, 2, seed=1)
+    free = il.GroupLasso(il.Relative(0.5), 0.1, group_weights=torch.zeros(4))
+    assert relative_error(free(X, Y), il.Ridge(0.1)(X, Y)) <= 1e-9
+    ones, without = (il.GroupLasso(1.0, group_weights=w) for w in (torch.ones(4), None))
+    torch.testing.assert_close(ones.l1_max(X, Y), without.l1_max(X, Y))
+
+
+def test_l1_max_of_the_sparse_group_lasso_leaves_nothing_in_groups_of_weight_zero():
+    """l1 penalises their entries all the same."""
+    X, Y, weight, _ = with_a_free_group(12, False, False)
+    options = {"group_l1": 0.05, "groups": [[0, 1], [2, 3], [4, 5]], "group_weights": FREE_FIRST, "tol": 1e-14}
+    largest = il.SparseGroupLasso(1.0, **options).l1_max(X, Y, sample_weight=weight)
+    above, below = (
+        il.SparseGroupLasso(largest * by, **options).solve(X, Y, sample_weight=weight) for by in (1 + 1e-9, 1 - 1e-6)
+    )
+    assert (above.coef == 0).all()
+    assert below.support.any(-1).all()

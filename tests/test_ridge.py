@@ -130,3 +130,21 @@ def test_integer_weights_equal_repeated_samples(n, m):
     counts = torch.arange(n) % 3 + 1
     repeated = il.Ridge(0.1)(X.repeat_interleave(counts, 0), Y.repeat_interleave(counts, 0))
     assert relative_error(il.Ridge(0.1)(X, Y, sample_weight=counts.to(torch.float64)), repeated) <= 1e-9
+
+
+def test_a_box_without_bounds_is_ridge_and_with_one_it_is_non_negative():
+    X, Y = normal(12, 5), normal(12, 2, seed=1)
+    assert relative_error(il.BoxRegression(-torch.inf, torch.inf, 0.1)(X, Y), il.Ridge(0.1)(X, Y)) <= 1e-9
+    positive = il.NonNegativeRegression(l2=0.1)(X, Y)
+    for zero in (0, torch.zeros(())):
+        assert relative_error(il.BoxRegression(zero, torch.inf, 0.1)(X, Y), positive) <= 1e-9
+        assert relative_error(-il.BoxRegression(-torch.inf, zero, 0.1)(X, -Y), positive) <= 1e-9
+
+
+def test_a_bound_of_a_box_can_be_learnt():
+    X, Y = normal(12, 5), normal(12, 2, seed=1)
+    lower = torch.nn.Parameter(torch.tensor(-0.1, dtype=torch.float64))
+    layer = il.BoxRegression(lower, 0.1, 0.1)
+    assert [p is lower for p in layer.parameters()] == [True]
+    layer(X, Y).sum().backward()
+    assert lower.grad >= 1

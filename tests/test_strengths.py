@@ -89,6 +89,38 @@ def test_relative_is_a_share_of_l1_max(layer, options):
     assert relative_error(relative.coef, absolute.coef) <= 1e-9
 
 
+SPARSE_AND_SVM = [*CASES, pytest.param(il.MulticlassSVM, {"l2": 0.1}, id="multiclass_svm")]
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["batch", "vmap"])
+@pytest.mark.parametrize(("layer", "options"), SPARSE_AND_SVM)
+def test_an_element_without_an_l1_max_leaves_its_neighbours_alone(layer, options, mapped):
+    """NaN in one element's features: it has no l1_max and no derivatives, and the others have theirs."""
+    X, Y, weight = data(il.BinarySVM if layer is il.MulticlassSVM else layer)
+    classes = {} if Y.is_floating_point() or layer is il.BinarySVM else {"n_classes": int(Y.max()) + 1}
+    relative = layer(l1=il.Relative(0.3, differentiate=True), **options, **classes, on_fail="ignore")
+
+    def total(X):
+        if mapped:
+            outputs = vmap(lambda *a: (relative(*a[:2], sample_weight=a[2]), relative.l1_max(*a[:2])))(X, Y, weight)
+        else:
+            outputs = relative(X, Y, sample_weight=weight), relative.l1_max(X, Y)
+        coef, largest = outputs
+        coef = coef[0] if isinstance(coef, tuple) else coef
+        return coef[[0, 2]].square().sum() + largest[[0, 2]].sum(), (coef, largest)
+
+    expected, (coef, largest) = grad(total, has_aux=True)(X)
+    X[1, 2, 3] = torch.nan
+    found, (beside, l1_max) = grad(total, has_aux=True)(X)
+    assert l1_max[1].isnan()
+    assert beside[1].isnan().all()
+    assert (found[1] == 0).all()
+    kept = [0, 2]
+    assert relative_error(l1_max[kept], largest[kept]) <= 1e-6
+    assert relative_error(beside[kept], coef[kept]) <= 1e-6
+    assert relative_error(found[kept], expected[kept]) <= 1e-5
+
+
 def test_relative_is_held_constant_unless_differentiated():
     X, Y, _ = data(il.Lasso)
     X, Y = X[0], Y[0, :, :1]

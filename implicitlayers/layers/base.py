@@ -15,6 +15,7 @@ from ..relative import Relative
 from ..solution import OnFail, Solution
 from ..solve import Options, solve
 from ..solvers import Start
+from ..validation import AT_LEAST_ZERO, Range
 from . import intercept
 
 Strength = float | Tensor
@@ -62,14 +63,16 @@ class ArgminLayer(nn.Module):
         self.options = Options(tol, max_iter, on_fail, derivative_order, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
+        self._allowed: dict[str, Range] = {}
 
-    def _set_strength(self, name: str, value: Strength | Relative, positive: bool = False) -> None:
+    def _set_strength(self, name: str, value: Strength | Relative, allowed: Range = AT_LEAST_ZERO) -> None:
         if isinstance(value, Relative):
             if name != "l1":
                 raise ValueError(f"{name}: given {value}, expected a number or a tensor: only l1 can be Relative")
         else:
-            value = validation.strength(name, value, positive)
+            value = validation.strength(name, value, allowed)
         self._strengths.append(name)
+        self._allowed[name] = allowed
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # A buffer moves with the module, and is part of no state_dict: it is an argument, not learnt.
             self.register_buffer(name, value, persistent=False)
@@ -87,6 +90,10 @@ class ArgminLayer(nn.Module):
     @abstractmethod
     def _targets(self, X: Tensor, Y: Tensor) -> Tensor:
         """Y checked and encoded, (..., n, k) in float64."""
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What the layer holds besides strengths, (..., size) by name: numbers ≥ 0 over the batch."""
+        return {}
 
     def _solution(
         self,
@@ -138,7 +145,14 @@ class ArgminLayer(nn.Module):
         if class_mask is not None:
             validation.mask("class_mask", class_mask, k, "class")
             shapes["class_mask"] = class_mask.shape[:-1]
-        batch = validation.broadcast(shapes | {name: value.shape for name, value in strengths.items()})
+        shapes |= {name: value.shape for name, value in strengths.items()}
+        weights = self._weights()
+        shapes |= {name: value.shape[:-1] for name, value in weights.items()}
+        batch = validation.broadcast(shapes)
+        if sample_weight is not None:
+            weights = weights | {"sample_weight": sample_weight}
+        tensors = {name: strengths[name] for name, value in values.items() if not isinstance(value, float)}
+        validation.values(tensors | weights, self._allowed)
         data = Data(
             X=X.expand(*batch, n, m),
             Y=Y.expand(*batch, n, k),

@@ -12,6 +12,7 @@ from ..penalties import GroupL2, NoPenalty, Penalty
 from ..relative import Relative
 from ..solution import Solution
 from ..solvers.margin import hinge_l1_max
+from ..validation import POSITIVE
 from .base import Coefficients, Data, Strength, returned
 from .sparse import SparseLayer
 
@@ -112,7 +113,7 @@ class MulticlassSVM(ClassificationLayer):
     ) -> None:
         validation.no_intercept(options)
         super().__init__(**options)
-        self._set_strength("l2", l2, positive=True)
+        self._set_strength("l2", l2, POSITIVE)
         self._set_strength("l1", l1)
         self._set_strength("smoothing", smoothing)
         self._set_classes(n_classes)
@@ -140,7 +141,7 @@ class BinarySVM(ClassificationLayer):
     def __init__(self, l2: Strength, l1: Strength | Relative = 0.0, smoothing: Strength = 0.0, **options: Any) -> None:
         validation.no_intercept(options)
         super().__init__(**options)
-        self._set_strength("l2", l2, positive=True)
+        self._set_strength("l2", l2, POSITIVE)
         self._set_strength("l1", l1)
         self._set_strength("smoothing", smoothing)
         self._set_classes(2)

@@ -51,19 +51,21 @@ class Groups(nn.Module):
             return torch.ones(1, dtype=torch.float64, device=X.device)
         weight = self.weight.to(device=X.device, dtype=torch.float64)
         number = self.numbers(X)
-        if weight.shape[-1] <= int(self.number.max() if self.number is not None else X.shape[-1] - 1):
+        if self.are_features and weight.shape[-1] != X.shape[-1]:
             raise ValueError(
                 f"group_weights: given {weight.shape[-1]} weights, expected {X.shape[-1]}, one per feature"
             )
         return weight.expand(*X.shape[:-2], weight.shape[-1]).gather(-1, number)
 
     def largest_norm(self, V: Tensor, X: Tensor) -> Tensor:
-        """max_g ‖V_g‖/w_g for V (..., m, k), (...)."""
+        """max_g ‖V_g‖/w_g for V (..., m, k), over the groups of a weight > 0, (...); 0 where there is none."""
         number = self.numbers(X)
         square = torch.zeros_like(V[..., 0]).scatter_add(-1, number, V.square().sum(-1)).gather(-1, number)
         positive = square > 0
         norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-        return (norm / self.weights(X)).amax(-1)
+        weight = self.weights(X)
+        penalised = weight > 0
+        return torch.where(penalised, norm / torch.where(penalised, weight, 1.0), 0.0).amax(-1)
 
 
 def _numbers(groups: Sequence[Sequence[int]]) -> Tensor:

@@ -10,8 +10,11 @@ from .. import validation
 from ..constraints import Box, ColumnSimplex
 from ..losses import Huber, Loss, Squared
 from ..penalties import L1, GroupL2, NoPenalty, Penalty, SparseGroup
+from ..problem import Problem
 from ..relative import Relative
 from ..solution import Solution
+from ..solve import solve
+from ..validation import POSITIVE, Range
 from .base import ArgminLayer, Coefficients, Data, Strength, returned
 from .groups import Groups
 from .sparse import SparseLayer
@@ -108,11 +111,22 @@ class Lasso(ElasticNet):
         super().__init__(l1, 0.0, **options)
 
 
-class GroupLasso(SparseLayer, RegressionLayer):
+class GroupLayer(SparseLayer, RegressionLayer):
+    """With groups of features, and weights of the groups."""
+
+    groups: Groups
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {} if self.groups.weight is None else {"group_weights": self.groups.weight}
+
+
+class GroupLasso(GroupLayer):
     """Group Lasso: min over W of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + l1·Σ_g w_g‖W_g‖ + (l2/2)‖W‖².
 
     By default one group per feature, across targets, so that a feature serves all targets or none; with one target that
-    is the Lasso. scikit-learn's ``MultiTaskLasso(alpha)`` has alpha = l1 (Yuan and Lin, 2006).
+    is the Lasso. scikit-learn's ``MultiTaskLasso(alpha)`` has alpha = l1 (Yuan and Lin, 2006). A group of weight 0 is
+    not penalised: like an intercept it is fitted at any l1, and `l1_max` is where the other groups are zero. It wants
+    an l2 > 0: without, no dual point certifies the solution, and `l1_max` has no reliable derivatives.
 
     Args:
         l1: strength of the groups.
@@ -142,11 +156,25 @@ class GroupLasso(SparseLayer, RegressionLayer):
         number = self.groups.numbers(data.X)
         return SparseGroup(torch.zeros_like(l1[..., 0]), l1 * self.groups.weights(data.X), number)
 
+    def _free_scores(self, data: Data, loss: Loss) -> Tensor:
+        """Of groups without penalty, by ridge regression on them, and of the intercept."""
+        scores = super()._free_scores(data, loss)
+        if self.groups.weight is None:
+            return scores
+        X, Y = data.X.to(torch.float64), data.Y - scores
+        if self.fit_intercept:
+            X = X - (data.weight[..., None] * X).sum(-2, keepdim=True)
+        X = torch.where((self.groups.weights(data.X) == 0)[..., None, :], X, 0.0)
+        problem = Problem(X, Y, data.weight, loss, NoPenalty(), data.strengths["l2"])
+        # A factorisation is as good as it gets, whatever the layer's own tolerance.
+        fit = solve(problem, None, self.options._replace(tol=None, on_fail="ignore"), torch.float64)
+        return scores + X @ fit.coef
+
     def _dual_norm(self, V: Tensor, data: Data) -> Tensor:
         return self.groups.largest_norm(V, data.X)
 
 
-class SparseGroupLasso(SparseLayer, RegressionLayer):
+class SparseGroupLasso(GroupLayer):
     """Sparse group Lasso: min over W of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + l1·Σ|W_jc| + group_l1·Σ_g w_g‖W_g‖ + (l2/2)‖W‖².
 
     Groups drop out as a whole, and entries within the groups that stay (Simon et al., 2013).
@@ -220,21 +248,21 @@ class BoxRegression(RegressionLayer):
     """Least squares in a box: min over lower ≤ W ≤ upper of Σᵢ s̄ᵢ ½‖xᵢW − yᵢ‖² + (l2/2)‖W‖².
 
     Args:
-        lower: ≤ 0, a number or a tensor over the batch.
-        upper: ≥ 0, likewise.
+        lower: ≤ 0, −∞ for no bound; a missing bound wants an l2 > 0, or no dual point certifies the solution.
+        upper: ≥ 0, ∞ for no bound.
         l2: strength of the ridge.
         options: those of `ArgminLayer`.
     """
 
     def __init__(self, lower: Strength, upper: Strength, l2: Strength = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self._set_strength("below", -lower if isinstance(lower, int | float | Tensor) else lower)
-        self._set_strength("upper", upper)
+        self._set_strength("lower", lower, Range("≤ 0", finite=False))
+        self._set_strength("upper", upper, Range("≥ 0", finite=False))
         self._set_strength("l2", l2)
 
     def _penalty(self, data: Data) -> Penalty:
         upper = data.strengths["upper"]
-        return Box(-data.strengths["below"], upper, torch.zeros_like(upper))
+        return Box(data.strengths["lower"], upper, torch.zeros_like(upper))
 
 
 class SimplexRegression(RegressionLayer):
@@ -248,7 +276,7 @@ class SimplexRegression(RegressionLayer):
 
     def __init__(self, total: Strength = 1.0, l2: Strength = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        self._set_strength("total", total, positive=True)
+        self._set_strength("total", total, POSITIVE)
         self._set_strength("l2", l2)
 
     def _penalty(self, data: Data) -> Penalty:
@@ -273,7 +301,7 @@ class HuberRegression(ElasticNet):
         self, l1: Strength | Relative = 0.0, l2: Strength = 0.0, delta: Strength = 1.0, **options: Any
     ) -> None:
         super().__init__(l1, l2, **options)
-        self._set_strength("delta", delta, positive=True)
+        self._set_strength("delta", delta, POSITIVE)
         validation.not_both_zero(l1=l1, l2=l2)
 
     def _loss(self, data: Data) -> Loss:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..implicit import is_transformed
+from ..losses import Loss
 from ..penalties import NoPenalty
 from ..problem import Problem
 from ..relative import Relative
@@ -20,13 +22,18 @@ class SparseLayer(ArgminLayer):
     def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
         """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
 
+        NaN for an element with NaN or infinities in X or Y, without derivatives.
+
+        Of a `GroupLasso` with groups of weight 0, the smallest at which the others are zero; that depends on l2.
+
         Args:
             X: (..., n, m).
             Y: targets as in ``solve``.
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
         data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
-        return self._l1_max(data).to(X.dtype)
+        finite = _finite(data)
+        return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
         """Solutions for every l1 of ``l1s``, each begun from the one before; their fields gain a first dimension L.
@@ -53,16 +60,31 @@ class SparseLayer(ArgminLayer):
     def _l1_max(self, data: Data) -> Tensor:
         loss = self._loss(data)
         problem = Problem(data.X.to(torch.float64), data.Y, data.weight, loss, NoPenalty(), data.weight[..., 0])
-        scores = torch.zeros_like(data.Y)
-        if self.fit_intercept:
-            scores = scores + loss.best_constant(data.Y, data.weight)
+        scores = self._free_scores(data, loss)
         return self._dual_norm(problem.correlation(loss.dual_point(scores, data.Y)), data)
+
+    def _free_scores(self, data: Data, loss: Loss) -> Tensor:
+        """What is fitted where l1 leaves nothing that it penalises, (..., n, k)."""
+        scores = torch.zeros_like(data.Y)
+        return scores + loss.best_constant(data.Y, data.weight) if self.fit_intercept else scores
 
     def _resolved(self, data: Data, values: Mapping[str, Any]) -> Data:
         """With a `Relative` l1 multiplied out."""
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        largest = self._l1_max(data)
+        largest = self._l1_max(_clean(data, _finite(data)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
+
+
+def _finite(data: Data) -> Tensor:
+    return data.X.isfinite().flatten(-2).all(-1) & data.Y.isfinite().flatten(-2).all(-1)
+
+
+def _clean(data: Data, finite: Tensor) -> Data:
+    """Zeros for elements with NaN or infinities, as in the solve: they must not reach others, nor any derivative."""
+    if not is_transformed(finite) and bool(finite.all()):
+        return data
+    shown = finite[..., None, None]
+    return data._replace(X=torch.where(shown, data.X, 0.0), Y=torch.where(shown, data.Y, 0.0))

@@ -12,14 +12,15 @@ from .subject import LayerError, Subject, gradients, rows
 
 @reproducible
 def check_dtypes(subject: Subject, example: Example) -> None:
-    """float32 in, float32 out, float64 in, float64 out; gradients likewise; and float32 is as good as its digits.
+    """float32 in, float32 out, float64 in, float64 out; gradients finite; and float32 is as good as its digits.
 
     Args:
         subject: what is tested.
         example: float64, any leading dimensions.
 
     Raises:
-        AssertionError: a dtype changes, or the float32 result is not the float64 result rounded.
+        AssertionError: a dtype changes, a gradient is not finite, or the float32 result is not the float64 result
+            rounded.
     """
     exact = subject.W(example).detach()
     for dtype in (torch.float32, torch.float64):
@@ -30,8 +31,15 @@ def check_dtypes(subject: Subject, example: Example) -> None:
         W = result.detach()
         if W.dtype != dtype:
             raise failure(f"{dtype} coefficients from {dtype} features", f"{W.dtype}", "a cast inside is never undone")
-        if gradient.dtype != dtype or not bool(gradient.isfinite().all()):
-            raise failure(f"a finite {dtype} gradient", f"{gradient.dtype}", "the backward pass casts")
+        # Its dtype is torch's doing, which casts what a backward pass returns to that of X.
+        wrong = ~gradient.isfinite()
+        if bool(wrong.any()):
+            raise failure(
+                f"a finite {dtype} gradient with respect to X",
+                f"{int(wrong.sum())} of {wrong.numel()} entries that are not, the first {float(gradient[wrong][0])}",
+                "the backward pass divides by zero or takes the root of zero: torch.where hides that from the value,"
+                " and not from the derivative",
+            )
         # Compared with the float64 solution of the rounded input.
         rounded = example.replace(X=X.detach().double(), Y=Y.double() if Y.is_floating_point() else Y)
         reference = exact if dtype == torch.float64 else subject.W(rounded)

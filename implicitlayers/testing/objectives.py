@@ -273,7 +273,7 @@ class Named:
         if Theta is None:
             Z = data.X @ point.W
             if self.fit_intercept:
-                Z = Z + intercepts.best(data.loss, Z, data.Y, data.weight, point.b)[..., None, :]
+                Z = Z + intercepts.best(data.loss, Z, data.Y, data.weight)[..., None, :]
             Theta = data.loss.dual_point(Z, data.Y)
         Theta = data.loss.feasible(Theta, data.Y)
         if self.fit_intercept:
