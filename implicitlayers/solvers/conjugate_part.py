@@ -12,12 +12,14 @@ from torch.utils import _pytree as pytree
 
 from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face
 from ..features import AllFeatures, Features, Support
-from ..penalties import Kinks, NoPenalty
+from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares
 
 # Gathering the active features pays below this share of all features.
 GATHER_BELOW = 0.6
+# What is rounding beside one.
+ROUNDING = 1e-13
 # Models in float32 pay from this number of entries of X, over the batch.
 ROUGH_FROM = 2**21
 
@@ -165,8 +167,10 @@ class PenalisedLocal:
         return hessian
 
     def coef(self, Theta: Tensor) -> Tensor:
-        """W (b, m, k)."""
-        return self.features.put(self.W, self.part.problem.X.shape[-1])
+        """W (b, m, k), a row of which is zero where its V is beyond the threshold by rounding alone."""
+        beyond = self.part.problem.l2[:, None] * row_norm(self.W) > ROUNDING * row_norm(self.V)
+        W = torch.where(beyond[..., None], self.W, 0.0)
+        return self.features.put(W, self.part.problem.X.shape[-1])
 
     def _steps(self) -> tuple[Tensor, Tensor]:
         l2 = self.part.problem.l2
