@@ -139,7 +139,8 @@ def normal_map(problem: Problem, v: Tensor, step: Tensor, real: Tensor) -> Norma
     H = step[:, None, None] * hessian(problem, problem.penalty.prox(v, step))
     N = curvature.apply(curvature.apply(H, 0.5).mT, 0.5)
     identity = torch.eye(N.shape[-1], dtype=N.dtype, device=N.device)
-    return NormalMap(step, curvature, factorise(N + identity - curvature.apply(identity.expand_as(N))))
+    # In brackets: where B is one, N may be far below the rounding of one.
+    return NormalMap(step, curvature, factorise(N + (identity - curvature.apply(identity.expand_as(N)))))
 
 
 def hessian(problem: Problem, W: Tensor) -> Tensor:

@@ -66,12 +66,17 @@ class ScoreEquation(NamedTuple):
         return matrix(r.flatten(-2)[..., None])[..., 0].unflatten(-1, r.shape[-2:])
 
 
-def score_equation(problem: Problem, W: Tensor, real: Tensor) -> tuple[ScoreEquation, Tensor]:
-    """The system near coefficients W (b, S, k), and its unknown there; columns not ``real`` (b, S) are zero."""
-    penalised = real & ~problem.intercept[..., 0]
-    Z = problem.scores(W)
+def unknown_at(problem: Problem, W: Tensor) -> Tensor:
+    """The unknown that belongs to coefficients W (b, S, k)."""
     w0 = torch.where(problem.intercept, W, 0.0).sum(-2, keepdim=True)
     w0 = w0 if isinstance(problem.penalty, Partly) else w0[:, :0]
+    return torch.cat([problem.scores(W), w0], dim=-2)
+
+
+def score_equation(problem: Problem, x: Tensor, real: Tensor) -> ScoreEquation:
+    """The system at an unknown (b, n or n + 1, k); columns not ``real`` (b, S) are zero."""
+    penalised = real & ~problem.intercept[..., 0]
+    Z, w0 = _split(problem, x)
     V = problem.correlation(problem.loss.dual_point(Z, problem.Y))
     l2 = problem.l2[:, None, None]
     K = kernel(problem.X, problem.penalty.curvature(V / l2, 1 / problem.l2).on(penalised), 1 / l2)
@@ -82,7 +87,7 @@ def score_equation(problem: Problem, W: Tensor, real: Tensor) -> tuple[ScoreEqua
     size = w0.shape[-2] * w0.shape[-1]
     border = factorise(_schur(problem, root)[:, :size, :size])
     singular, condition = F.singular | border.singular, torch.maximum(F.condition, border.condition)
-    return ScoreEquation(K, Factor(root, singular, condition), border), torch.cat([Z, w0], dim=-2)
+    return ScoreEquation(K, Factor(root, singular, condition), border)
 
 
 def _schur(problem: Problem, root: Tensor) -> Tensor:

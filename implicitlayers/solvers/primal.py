@@ -16,7 +16,7 @@ from ..optimality import NormalMap, NoSystem, normal_map
 from ..penalties import Partly
 from ..problem import Problem
 from ..products import gram
-from ..score_equation import ScoreEquation, score_equation
+from ..score_equation import ScoreEquation, score_equation, unknown_at
 from .result import Result
 from .ties import at_kink, derivative_error
 
@@ -28,6 +28,8 @@ MOST_UNKNOWNS, ALWAYS_SMALL = 1500, 100
 # Eigenvalues are computed up to this number of samples or features, which is less than Newton's systems cost; else the
 # power method takes so many steps, and what it may have missed is made up for by a factor.
 EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 128, 4, 1.5
+# Newton steps on the scores beyond those that belong to W.
+SCORE_STEPS = 2
 # A support is gathered where it is at most one in so many of the features.
 SHARE_TAKEN = 2
 
@@ -53,24 +55,33 @@ def better(new: Point, old: Point) -> Point:
 
 
 def step_length(problem: Problem) -> Tensor:
-    """1/L with L the largest eigenvalue of the loss's and the ridge's Hessian, (b,), in large problems about that."""
+    """1/L with L the largest eigenvalue of the Hessian in the penalised rows, (b,), in large problems about that.
+
+    An intercept has no threshold that asks for a step of its size, and features may have quite other units than its.
+    """
     n, m = problem.X.shape[-2:]
+    penalised = ~problem.intercept[..., 0]
+    columns = penalised.to(torch.float64) if isinstance(problem.penalty, Partly) else None
     if min(n, m) <= EXACT_UP_TO:
-        root = problem.weight.sqrt()[..., None]
-        G = root * gram(problem.X) * root.mT if n <= m else gram(problem.X.mT, problem.weight)
+        if n <= m:
+            root = problem.weight.sqrt()[..., None]
+            G = root * gram(problem.X, columns) * root.mT
+        else:
+            G = gram(problem.X.mT, problem.weight)
+            G = G if columns is None else G * columns[:, None, :] * columns[:, :, None]
         largest = torch.linalg.eigvalsh(G)[..., -1].clamp_min(0)
     else:
         largest = _power_method(problem)
-    smoothness = problem.smooth_loss.smoothness() * largest + problem.l2 + (0.0 if problem.gauge is None else 1.0)
+    smoothness = problem.smooth_loss.smoothness() * largest + problem.l2
     return torch.where(smoothness > 0, 1 / torch.where(smoothness > 0, smoothness, 1.0), 1.0)
 
 
 def _power_method(problem: Problem) -> Tensor:
-    """The largest eigenvalue of Xᵀ diag(s̄) X, (b,), nearly: at the cost of some passes over X and no Gram matrix."""
+    """About the largest eigenvalue of Xᵀ diag(s̄) X on penalised columns, (b,), in some passes and no Gram matrix."""
     x = torch.ones_like(problem.Y[..., :1])
     size = torch.zeros_like(problem.l2)
     for _ in range(POWER_STEPS):
-        x = problem.scores(problem.correlation(x))
+        x = problem.scores(torch.where(problem.intercept, 0.0, problem.correlation(x)))
         size = x.square().sum((-2, -1)).sqrt()
         x = x / torch.where(size > 0, size, 1.0)[:, None, None]
     return POWER_FACTOR * size
@@ -109,8 +120,8 @@ def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _forward(problem: Problem, W: Tensor, theta: Tensor, step: Tensor) -> Tensor:
-    """W − τ∇f(W)."""
-    return W - step[:, None, None] * problem.slope(W, theta)
+    """W − τ∇f(W), and W where prox is the identity: the same at a solution, without the rounding of a sum."""
+    return W - torch.where(problem.intercept, 0.0, step[:, None, None] * problem.slope(W, theta))
 
 
 class _Local(NamedTuple):
@@ -147,7 +158,15 @@ def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Te
     few = SHARE_TAKEN * support.columns.shape[-1] <= chosen.shape[-1]
     features, real = (support, support.real) if few else (AllFeatures(), torch.ones_like(chosen))
     small, W = problem.restrict(features), features.take(at.coef.mT).mT
-    system, x = score_equation(small, W, real)
+    x = unknown_at(small, W)
+    system = score_equation(small, x, real)
+    for _ in range(SCORE_STEPS):
+        # W(Z) differs from W by what is wrong with Z over l2: derivatives are taken where the two agree.
+        step = system.solve(system.residual(small, x))
+        x = x - step
+        if (step.abs().amax((1, 2)) <= SETTLED_STEP * x.abs().amax((1, 2))).all():
+            break
+        system = score_equation(small, x, real)
     return _Local(features, small, system, x)
 
 
