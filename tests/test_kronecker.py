@@ -3,13 +3,16 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import labels, normal, relative_error
+from helpers import labels, normal, one_hot, relative_error
 from hypothesis import given
 from torch.func import jacrev
 
 import implicitlayers as il
 from implicitlayers import dual_face, kronecker
 from implicitlayers.kronecker import factorise_face
+from implicitlayers.losses import MulticlassHinge
+from implicitlayers.penalties import GroupL2
+from implicitlayers.problem import Problem
 from implicitlayers.solvers import conjugate_part, dual_newton
 
 
@@ -120,19 +123,22 @@ def test_a_rough_system_is_made_again_where_its_condition_asks_for_more(monkeypa
 
 
 def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
-    X, y = normal(9, 14, 25, seed=2), labels(9, 14, k=3)
+    X, Y = normal(9, 14, 25, seed=2), one_hot(labels(9, 14, k=3), 3)
     # Elements that need more steps than the others.
-    hard = torch.tensor([1, 4, 5])
-    X[hard] *= torch.logspace(-1, 1, 25, dtype=torch.float64)
-    layer, left = il.MulticlassSVM(0.05, 0.1, on_fail="raise"), []
-    alone = [layer.solve(X[i], y[i]).coef for i in range(9)]
-    pick = dual_newton._Search.pick
+    X[[1, 4, 5]] *= torch.logspace(-1, 1, 25, dtype=torch.float64)
+    ones = torch.ones(9, dtype=torch.float64)
+    loss = MulticlassHinge(0 * ones, torch.ones(9, 3, dtype=torch.bool))
+    problem = Problem(
+        X, Y, torch.full((9, 14), 1 / 14, dtype=torch.float64), loss, GroupL2(0.1 * ones[:, None]), 0.05 * ones
+    )
+    pick, left = dual_newton._Search.pick, []
 
     def noted(search, index):
         left.append(index.tolist())
         return pick(search, index)
 
     monkeypatch.setattr(dual_newton._Search, "pick", noted)
-    together = layer.solve(X, y)
+    found = dual_newton.minimise(conjugate_part.conjugate_part(problem), torch.full_like(Y, 1 / 3), 1e-9, 100)
     assert any(len(each) > 1 for each in left)
-    assert relative_error(together.coef, torch.stack(alone)) <= 1e-6
+    theta = Y - found.Lambda
+    assert (problem.gap(problem.coef_of(problem.correlation(theta)), theta) <= 1e-9 * problem.null_objective()).all()
