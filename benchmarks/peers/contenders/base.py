@@ -54,7 +54,7 @@ class Contender(ABC):
 
     def total(self) -> Any:
         """Solve, then the gradient of ⟨C, W⟩ with respect to X."""
-        raise NotImplementedError
+        raise Unsupported("the contender differentiates nothing")
 
     def gradient(self, found: Any) -> np.ndarray:
         """What `total` returned, as an array; not timed."""
