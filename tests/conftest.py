@@ -26,6 +26,11 @@ with warnings.catch_warnings():
     torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
 
 
+def pytest_collection_modifyitems(items):
+    """JAX starts threads, beside which no process may fork: what uses it comes after the data loaders' workers."""
+    items.sort(key=lambda item: "peers" in item.path.name)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
     before = torch.get_num_threads()

@@ -21,7 +21,7 @@ from .result import Result
 from .ties import at_kink, derivative_error
 
 # Newton begins below this gap, and ends when the coefficients stand still to this precision.
-POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 5, 1e-10
+POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 8, 1e-10
 # Newton's systems have at most so many unknowns, or rows of a support that are never too many; a larger one is made
 # once, for derivatives, if somebody asks for them.
 MOST_UNKNOWNS, ALWAYS_SMALL = 1500, 100
