@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curvature import Curvature
+from .curvature import Curvature, Entrywise, Grouped
 from .features import Features
 from .penalties import Kinks, NoPenalty, feasible_share, taken
 from .prox import project_simplex, soft_threshold
@@ -47,7 +47,7 @@ class Box(NamedTuple):
         inner = soft_threshold(V, (self.l1 * step)[..., None, None])
         free = (inner > self.lower[..., None, None]) & (inner < self.upper[..., None, None])
         free &= (inner != 0) | (self.l1 == 0)[..., None, None]
-        return Curvature.entrywise(free.to(V.dtype))
+        return Entrywise(free.to(V.dtype))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """At l1 and upper + l1, if upper > 0, and −l1 and lower − l1, if lower < 0.
@@ -105,7 +105,7 @@ class ColumnSimplex(NamedTuple):
         free = (self.prox(V, step) > 0).to(V.dtype)
         unit = free / free.sum(-2, keepdim=True).sqrt()
         column = torch.arange(V.shape[-1], device=V.device).expand_as(V)
-        return Curvature(free, torch.zeros_like(V), unit, column)
+        return Grouped(free, torch.zeros_like(V), unit, column)
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """At the threshold of the projection: what is positive against the total, what is not against the farthest."""
@@ -154,7 +154,7 @@ class Cardinality(NamedTuple):
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity on the longest rows."""
-        return Curvature.entrywise((self.prox(V, step) != 0).to(V.dtype))
+        return Entrywise((self.prox(V, step) != 0).to(V.dtype))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """Told by its solver, which compares supports."""

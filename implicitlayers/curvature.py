@@ -3,6 +3,9 @@
 Per group of entries B = E (a·I + (b − a)·uuᵀ) E: E the entries that are free to move, u a unit vector on them, a the
 factor across u and b the factor along it. Entry by entry there is no u; a group Lasso has a = 1 − l1/‖v‖ and b = 1;
 the projection on a simplex has a = 1 and b = 0. Powers of B have the same form, with powers of a and b.
+
+All three kinds offer the same: a ``across`` and b ``along`` (..., S, k), ``unit`` u, zero where there is no group, and
+``group`` (..., S, k), the number of each entry's group, below S·k.
 """
 
 from typing import NamedTuple
@@ -11,27 +14,90 @@ import torch
 from torch import Tensor
 
 
-class Curvature(NamedTuple):
-    """``across`` a (..., S, k), zero at entries that are not free; ``along`` b and ``unit`` u (..., S, k), u zero where
-    there is no group; ``group`` (..., S, k), the number of each entry's group, below S·k.
-    """
+class Entrywise(NamedTuple):
+    """A diagonal B = diag(``factor``), (..., S, k)."""
+
+    factor: Tensor
+
+    @property
+    def across(self) -> Tensor:
+        """The factor."""
+        return self.factor
+
+    @property
+    def along(self) -> Tensor:
+        """The factor."""
+        return self.factor
+
+    @property
+    def unit(self) -> Tensor:
+        """No groups."""
+        return torch.zeros_like(self.factor)
+
+    @property
+    def group(self) -> Tensor:
+        """No groups."""
+        return torch.zeros_like(self.factor, dtype=torch.int64)
+
+    def on(self, rows: Tensor) -> "Entrywise":
+        """Zero outside ``rows`` (..., S)."""
+        return Entrywise(*_set(~rows, 0.0, self.factor))
+
+    def free(self, rows: Tensor) -> "Entrywise":
+        """The identity on ``rows`` (..., S)."""
+        return Entrywise(*_set(rows, 1.0, self.factor))
+
+    def apply(self, M: Tensor, power: float = 1.0) -> Tensor:
+        """B^power M on the columns of M (..., S·k, r), entries in row-major order; 0^power = 0: a pseudo-inverse."""
+        return _power(self.factor, power).flatten(-2)[..., None] * M
+
+
+class Rowwise(NamedTuple):
+    """Every row is a group."""
+
+    across: Tensor
+    along: Tensor
+    unit: Tensor
+
+    @property
+    def group(self) -> Tensor:
+        """The number of the row."""
+        rows = torch.arange(self.unit.shape[-2], device=self.unit.device)
+        return rows[:, None].expand_as(self.unit)
+
+    def on(self, rows: Tensor) -> "Rowwise":
+        """Zero outside ``rows`` (..., S)."""
+        return Rowwise(*_set(~rows, 0.0, *self))
+
+    def free(self, rows: Tensor) -> "Rowwise":
+        """The identity on ``rows`` (..., S)."""
+        return Rowwise(*_set(rows, 1.0, self.across, self.along), *_set(rows, 0.0, self.unit))
+
+    def apply(self, M: Tensor, power: float = 1.0) -> Tensor:
+        """B^power M on the columns of M (..., S·k, r), entries in row-major order; 0^power = 0: a pseudo-inverse."""
+        a, b, unit = (x[..., None] for x in (_power(self.across, power), _power(self.along, power), self.unit))
+        M = M.unflatten(-2, self.unit.shape[-2:])
+        return (a * M + (b - a) * unit * (unit * M).sum(-2, keepdim=True)).flatten(-3, -2)
+
+
+class Grouped(NamedTuple):
+    """Groups of any entries."""
 
     across: Tensor
     along: Tensor
     unit: Tensor
     group: Tensor
 
-    @classmethod
-    def entrywise(cls, factor: Tensor) -> "Curvature":
-        """A diagonal B."""
-        zero = torch.zeros_like(factor)
-        return cls(factor, zero, zero, zero.to(torch.int64))
-
-    def on(self, rows: Tensor) -> "Curvature":
+    def on(self, rows: Tensor) -> "Grouped":
         """Zero outside ``rows`` (..., S)."""
-        inside = rows[..., None]
-        across, along, unit = (torch.where(inside, x, 0.0) for x in self[:3])
-        return Curvature(across, along, unit, self.group)
+        across, along, unit = _set(~rows, 0.0, self.across, self.along, self.unit)
+        return Grouped(across, along, unit, self.group)
+
+    def free(self, rows: Tensor) -> "Grouped":
+        """The identity on ``rows`` (..., S)."""
+        across, along = _set(rows, 1.0, self.across, self.along)
+        (unit,) = _set(rows, 0.0, self.unit)
+        return Grouped(across, along, unit, self.group)
 
     def apply(self, M: Tensor, power: float = 1.0) -> Tensor:
         """B^power M on the columns of M (..., S·k, r), entries in row-major order; 0^power = 0: a pseudo-inverse."""
@@ -41,6 +107,14 @@ class Curvature(NamedTuple):
         index = self.group.flatten(-2)[..., None].expand_as(along)
         sums = torch.zeros_like(along).scatter_add(-2, index, along).gather(-2, index)
         return a * M + (b - a) * unit * sums
+
+
+Curvature = Entrywise | Rowwise | Grouped
+
+
+def _set(rows: Tensor, value: float, *factors: Tensor) -> tuple[Tensor, ...]:
+    """The ``rows`` (..., S) of each set to a number."""
+    return tuple(torch.where(rows[..., None], value, x) for x in factors)
 
 
 def _power(x: Tensor, power: float) -> Tensor:

@@ -46,3 +46,13 @@ class Support(NamedTuple):
 
 
 Features = AllFeatures | Support
+
+
+def gathered(chosen: Tensor, below: float) -> Features:
+    """The support of a boolean (b, m), or, where it is at least that share of the features, all of them.
+
+    Columns are slow to gather: leaving out a few saves less than their copy costs.
+    """
+    if not chosen.numel() or int(chosen.sum(-1).amax()) >= below * chosen.shape[-1]:
+        return AllFeatures()
+    return Support.of(chosen)

@@ -125,7 +125,7 @@ class NormalMap(NamedTuple):
         """V − W + τ∇f(W) at W = prox(v, τ)."""
         W = self.coef(problem, v)
         theta = problem.loss.dual_point(problem.scores(W), problem.Y)
-        return v - W + self.step[..., None, None] * problem.slope(W, theta)
+        return v - W + self.step[..., None, None] * problem.slope(W, problem.correlation(theta))
 
     def solve(self, r: Tensor) -> Tensor:
         """J⁻¹ r, (..., S, k)."""

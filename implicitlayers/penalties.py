@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .curvature import Curvature
+from .curvature import Curvature, Entrywise, Grouped, Rowwise
 from .features import Features
 from .prox import block_soft_threshold, soft_threshold
 
@@ -84,7 +84,7 @@ class NoPenalty(NamedTuple):
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity."""
-        return Curvature.entrywise(torch.ones_like(V))
+        return Entrywise(torch.ones_like(V))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """None."""
@@ -122,7 +122,7 @@ class L1(NamedTuple):
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """One where |V| > l1, else zero."""
-        return Curvature.entrywise(_beyond(V.abs(), (self.l1 * step)[..., None, None]).to(V.dtype))
+        return Entrywise(_beyond(V.abs(), (self.l1 * step)[..., None, None]).to(V.dtype))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """||V| − l1| against l1."""
@@ -167,10 +167,11 @@ class GroupL2(NamedTuple):
         norm = row_norm(V)[..., None]
         threshold = (self.l1 * step[..., None])[..., None]
         active = _beyond(norm, threshold)
+        if V.shape[-1] == 1:
+            return Entrywise(active.to(V.dtype))
         norm = torch.where(norm > 0, norm, 1.0)
         across = torch.where(active, 1 - threshold / norm, 0.0).expand_as(V)
-        rows = torch.arange(V.shape[-2], device=V.device)[:, None]
-        return Curvature(across, active.to(V.dtype).expand_as(V), torch.where(active, V / norm, 0.0), rows.expand_as(V))
+        return Rowwise(across, active.to(V.dtype).expand_as(V), torch.where(active, V / norm, 0.0))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """|‖V_j‖ − l1_j| against l1_j."""
@@ -267,7 +268,7 @@ class SparseGroup(NamedTuple):
         norm = torch.where(square > 0, square, 1.0).sqrt()
         across = torch.where(active, 1 - threshold / norm, 0.0)[..., None] * free
         unit = torch.where(active, 1 / norm, 0.0)[..., None] * V
-        return Curvature(across, active[..., None] * free, unit, self.group[..., None].expand_as(V))
+        return Grouped(across, active[..., None] * free, unit, self.group[..., None].expand_as(V))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """The nearer of an entry's and its group's."""
@@ -322,10 +323,7 @@ class Partly(NamedTuple):
 
     def curvature(self, V: Tensor, step: Tensor) -> Curvature:
         """The identity on free rows."""
-        inner = self.penalty.curvature(self._hidden(V), step)
-        rows = self.penalised[..., None]
-        unit = torch.where(rows, inner.unit, 0.0)
-        return inner._replace(across=torch.where(rows, inner.across, 1.0), unit=unit)
+        return self.penalty.curvature(self._hidden(V), step).free(~self.penalised)
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """None on free rows."""

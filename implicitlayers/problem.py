@@ -12,10 +12,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .features import AllFeatures, Features
+from .features import AllFeatures, Features, gathered
 from .losses import DualLoss, Loss, SmoothLoss
 from .penalties import NoPenalty, Partly, Penalty
 from .products import product, transposed_product
+
+# Columns are gathered where they are at most one in so many.
+FEW = 4
 
 
 class Problem(NamedTuple):
@@ -62,9 +65,10 @@ class Problem(NamedTuple):
         X = X if isinstance(features, AllFeatures) or dtype is None else X.to(dtype)
         return self._replace(X=X, penalty=self.penalty.take(features))
 
-    def objective(self, W: Tensor) -> Tensor:
-        """P(W), (...)."""
-        data = (self.weight * self.loss.value(self.scores(W), self.Y)).sum(-1)
+    def objective(self, W: Tensor, Z: Tensor | None = None) -> Tensor:
+        """P(W), (...); Z = XW, where that is known."""
+        Z = self.scores(W) if Z is None else Z
+        data = (self.weight * self.loss.value(Z, self.Y)).sum(-1)
         return data + self.penalty.value(W) + (self.ridge * W.square()).sum((-2, -1)) / 2
 
     def null_objective(self) -> Tensor:
@@ -82,9 +86,14 @@ class Problem(NamedTuple):
         """Z = XW, (..., n, k)."""
         return product(self.X, W)
 
-    def slope(self, W: Tensor, theta: Tensor) -> Tensor:
-        """The gradient of loss and ridge at W, whose dual point is Θ, (..., m, k)."""
-        slope = self.ridge * W - self.correlation(theta)
+    def sparse_scores(self, W: Tensor) -> Tensor:
+        """The same from the rows of W that are not zero, where these are few: other columns of X are not read."""
+        rows = gathered((W != 0).any(-1), below=1 / FEW)
+        return product(rows.take(self.X), rows.take(W.mT).mT)
+
+    def slope(self, W: Tensor, V: Tensor) -> Tensor:
+        """The gradient of loss and ridge at W, (..., m, k), V = Xᵀ diag(s̄) Θ being that of the dual point of XW."""
+        slope = self.ridge * W - V
         if self.gauge is not None:
             slope = slope + torch.where(self.intercept, W @ self.gauge, 0.0)
         return slope
@@ -109,31 +118,32 @@ class Problem(NamedTuple):
         """
         return self.l2 / 2 * self.coef_of(V).square().sum((-2, -1))
 
-    def gap(self, W: Tensor, Theta: Tensor) -> Tensor:
-        """P(W) − D(Θ′) ≥ 0, (...), where Θ′ is Θ made feasible (see `feasible`).
+    def gap(self, W: Tensor, Theta: Tensor, Z: Tensor | None = None, V: Tensor | None = None) -> Tensor:
+        """P(W) − D(Θ′) ≥ 0, (...), where Θ′ is Θ made feasible (see `feasible`); Z = XW and V, where they are known.
 
         Computed as one Fenchel–Young term per sample plus one for the penalty, each ≥ 0, and never as the
         difference of two large numbers.
         """
-        Theta, V = self.feasible(Theta)
-        samples = (self.weight * self.loss.fenchel_young(self.scores(W), Theta, self.Y)).sum(-1)
+        Theta, V = self.feasible(Theta, V)
+        Z = self.scores(W) if Z is None else Z
+        samples = (self.weight * self.loss.fenchel_young(Z, Theta, self.Y)).sum(-1)
         return samples + self._penalty_gap(W, V)
 
-    def relative_gap(self, W: Tensor, Theta: Tensor) -> Tensor:
+    def relative_gap(self, W: Tensor, Theta: Tensor, Z: Tensor | None = None, V: Tensor | None = None) -> Tensor:
         """(P(W) − D(Θ))/P(0); 0 where there is nothing to learn (P(0) = 0 and W = 0)."""
-        return relative(self.gap(W, Theta), self.null_objective())
+        return relative(self.gap(W, Theta, Z, V), self.null_objective())
 
-    def feasible(self, Theta: Tensor) -> tuple[Tensor, Tensor]:
-        """A dual point with R*(V) finite, and its V.
+    def feasible(self, Theta: Tensor, V: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A dual point with R*(V) finite, and its V; the V of the given Θ, where that is known.
 
         An intercept asks for a weighted sum of zero. Otherwise with l2 > 0 every Θ will do; without, Θ is scaled until
         Ω*(V) is finite, or, with no penalty either, projected on the null space of Xᵀ.
         """
         if isinstance(self.penalty, Partly):
-            Theta = self.smooth_loss.balanced(Theta, self.Y, self.weight)
+            Theta, V = self.smooth_loss.balanced(Theta, self.Y, self.weight), None
         if isinstance(self.penalty, NoPenalty):
             return self._least_squares_feasible(Theta)
-        V = self.correlation(Theta)
+        V = self.correlation(Theta) if V is None else V
         scale = torch.where(self.l2 > 0, 1.0, self.penalty.feasible_scale(V))[..., None, None]
         return Theta * scale, V * scale
 

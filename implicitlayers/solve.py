@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from . import implicit, solvers, validation
 from .features import Features
+from .finite import finite_elements, zeroed
 from .optimality import System
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
@@ -84,13 +85,13 @@ def _solve_opaquely(
         return pytree.tree_map(lambda t: t[:0], one)
     tol = options.tolerance(dtype)
     validation.classes(problem)
-    finite = problem.X.isfinite().flatten(1).all(-1) & problem.Y.isfinite().flatten(1).all(-1)
+    finite = finite_elements(problem.X, problem.Y)
     clean = _clean(problem, finite)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     result = solvers.solve(clean, start, tol, options.max_iter, precision, differentiated)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
-    gap, bound = _certified(clean, coef.to(torch.float64), result)
+    gap, objective, bound = _certified(clean, coef.to(torch.float64), result)
     null = clean.null_objective()
     relative_gap = torch.where(finite, relative(gap, null), torch.nan)
     status = (
@@ -104,7 +105,7 @@ def _solve_opaquely(
     return _Constants(
         coef=torch.where(shown, coef, torch.nan),
         theta=torch.where(shown, result.theta, torch.nan).to(dtype),
-        objective=torch.where(finite, clean.objective(coef.to(torch.float64)), torch.nan),
+        objective=torch.where(finite, objective, torch.nan),
         gap=relative_gap,
         coef_error=torch.where(finite, bound, torch.nan),
         derivative_error=torch.where(finite & (relative_gap <= tol), result.derivative_error, torch.inf),
@@ -124,13 +125,16 @@ def _one_for_none(problem: Problem) -> Problem:
     return ones._replace(Y=ones.Y * first)
 
 
-def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, Tensor]:
-    """P − (a lower bound on the optimum), and a bound on ‖coef − coef*‖; without convexity no distance is known."""
+def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, Tensor, Tensor]:
+    """P − (a lower bound on the optimum), P, and a bound on ‖coef − coef*‖; without convexity no distance is known."""
+    Z = problem.sparse_scores(coef)
+    objective = problem.objective(coef, Z)
     if result.lower is not None:
-        gap = (problem.objective(coef) - result.lower).clamp_min(0)
-        return gap, torch.full_like(gap, torch.inf)
-    gap = problem.gap(coef, result.theta)
-    return gap, torch.where(problem.l2 > 0, (2 * gap / torch.where(problem.l2 > 0, problem.l2, 1.0)).sqrt(), torch.inf)
+        gap = (objective - result.lower).clamp_min(0)
+        return gap, objective, torch.full_like(gap, torch.inf)
+    gap = problem.gap(coef, result.theta, Z, result.V)
+    bound = torch.where(problem.l2 > 0, (2 * gap / torch.where(problem.l2 > 0, problem.l2, 1.0)).sqrt(), torch.inf)
+    return gap, objective, bound
 
 
 def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
@@ -141,16 +145,13 @@ def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
 
 
 def _clean(problem: Problem, finite: Tensor) -> Problem:
-    """Zeros for elements with NaN or infinities: their derivatives are then zero and harm nobody.
+    """Zeros for elements with NaN or infinities.
 
     X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts.
     """
-    X = problem.X
-    if implicit.is_transformed(finite) or not bool(finite.all()):
-        shown = finite[..., None, None]
-        X, problem = torch.where(shown, X, 0.0), problem._replace(Y=torch.where(shown, problem.Y, 0.0))
+    X, Y = zeroed(problem.X, finite), zeroed(problem.Y, finite)
     if X.numel() <= WHOLE_UP_TO:
         X = X.to(torch.float64)
     elif X.dtype in (torch.float16, torch.bfloat16):
         X = X.to(torch.float32)
-    return problem._replace(X=X)
+    return problem._replace(X=X, Y=Y)

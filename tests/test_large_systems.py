@@ -22,8 +22,7 @@ def problem(k=4):
 def test_without_anybody_asking_for_derivatives_the_system_is_not_made(monkeypatch):
     X, Y = problem()
     expected = il.GroupLasso(il.Relative(0.2)).solve(X, Y)
-    monkeypatch.setattr(primal, "MOST_UNKNOWNS", 8)
-    monkeypatch.setattr(primal, "ALWAYS_SMALL", 2)
+    monkeypatch.setattr(primal, "MOST_BESIDE_KRONECKER", 8)
 
     def never(*_):
         raise AssertionError("a system was made")
@@ -37,8 +36,7 @@ def test_without_anybody_asking_for_derivatives_the_system_is_not_made(monkeypat
 
 
 def test_with_somebody_asking_it_is(monkeypatch):
-    monkeypatch.setattr(primal, "MOST_UNKNOWNS", 8)
-    monkeypatch.setattr(primal, "ALWAYS_SMALL", 2)
+    monkeypatch.setattr(primal, "MOST_BESIDE_KRONECKER", 8)
     X, Y = problem()
     D = normal(12, 40, seed=3)
 

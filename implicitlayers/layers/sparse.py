@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..implicit import is_transformed
+from ..finite import finite_elements, zeroed
 from ..losses import Loss
 from ..penalties import NoPenalty
 from ..problem import Problem
@@ -32,7 +32,7 @@ class SparseLayer(ArgminLayer):
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
         data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
-        finite = _finite(data)
+        finite = finite_elements(data.X, data.Y)
         return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
@@ -73,18 +73,11 @@ class SparseLayer(ArgminLayer):
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        largest = self._l1_max(_clean(data, _finite(data)))
+        largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
 
 
-def _finite(data: Data) -> Tensor:
-    return data.X.isfinite().flatten(-2).all(-1) & data.Y.isfinite().flatten(-2).all(-1)
-
-
 def _clean(data: Data, finite: Tensor) -> Data:
-    """Zeros for elements with NaN or infinities, as in the solve: they must not reach others, nor any derivative."""
-    if not is_transformed(finite) and bool(finite.all()):
-        return data
-    shown = finite[..., None, None]
-    return data._replace(X=torch.where(shown, data.X, 0.0), Y=torch.where(shown, data.Y, 0.0))
+    """Without the elements that have NaN or infinities, as in the solve."""
+    return data._replace(X=zeroed(data.X, finite), Y=zeroed(data.Y, finite))

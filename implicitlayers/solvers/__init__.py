@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..constraints import Cardinality
 from ..losses import MulticlassHinge, Squared
-from ..penalties import L1, NoPenalty
+from ..penalties import NoPenalty
 from ..problem import Problem
-from . import direct, hinge, proximal_point, subset
+from . import direct, hinge, subset, working_set
 from .result import Result
 
 
@@ -33,7 +33,4 @@ def solve(
         return direct.solve(problem)
     if isinstance(problem.penalty, Cardinality):
         return subset.solve(problem, start and start.theta, tol, max_iter)
-    coef = start and start.coef
-    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
-        return proximal_point.solve_entrywise(problem, coef, tol, max_iter, differentiated)
-    return proximal_point.solve(problem, coef, tol, max_iter, differentiated)
+    return working_set.solve(problem, start and start.coef, tol, max_iter, differentiated)

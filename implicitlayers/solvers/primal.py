@@ -11,47 +11,61 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..features import AllFeatures, Features, Support
+from ..features import AllFeatures, Features, Support, gathered
+from ..losses import Squared
 from ..optimality import NormalMap, NoSystem, normal_map
-from ..penalties import Partly
+from ..penalties import GroupL2, Partly
 from ..problem import Problem
 from ..products import gram
 from ..score_equation import ScoreEquation, score_equation, unknown_at
+from .batch import few, pick, put
 from .result import Result
 from .ties import at_kink, derivative_error
 
 # Newton begins below this gap, and ends when the coefficients stand still to this precision.
 POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 8, 1e-10
 # Newton's systems have at most so many unknowns, or rows of a support that are never too many; a larger one is made
-# once, for derivatives, if somebody asks for them.
-MOST_UNKNOWNS, ALWAYS_SMALL = 1500, 100
+# once, for derivatives, if somebody asks for them. Where proximal steps cost n×n systems whatever k, fewer pay.
+MOST_UNKNOWNS, ALWAYS_SMALL, MOST_BESIDE_KRONECKER = 1500, 100, 400
 # Eigenvalues are computed up to this number of samples or features, which is less than Newton's systems cost; else the
 # power method takes so many steps, and what it may have missed is made up for by a factor.
-EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 128, 4, 1.5
+EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 32, 4, 1.5
 # Newton steps on the scores beyond those that belong to W.
 SCORE_STEPS = 2
-# A support is gathered where it is at most one in so many of the features.
-SHARE_TAKEN = 2
+# A support is gathered below this share of the features.
+SHARE_TAKEN = 0.5
 
 
 class Point(NamedTuple):
-    """Coefficients (b, m, k), their dual point Θ (b, n, k), and the relative gap (b,) of the two."""
+    """Coefficients (b, m, k), their dual point Θ (b, n, k) and its V (b, m, k), and the relative gap (b,)."""
 
     coef: Tensor
     theta: Tensor
+    V: Tensor
     gap: Tensor
 
 
 def point(problem: Problem, W: Tensor) -> Point:
     """W with its certificate."""
-    theta = problem.loss.dual_point(problem.scores(W), problem.Y)
-    return Point(W, theta, problem.relative_gap(W, theta))
+    Z = problem.sparse_scores(W)
+    theta = problem.loss.dual_point(Z, problem.Y)
+    V = problem.correlation(theta)
+    return Point(W, theta, V, problem.relative_gap(W, theta, Z, V))
 
 
 def better(new: Point, old: Point) -> Point:
     """Element by element the point of smaller gap, the new one if they tie at rounding; NaN never wins."""
-    use = new.gap <= old.gap + 1e-15
+    use = _wins(new, old)
     return Point(*(torch.where(use.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(new, old, strict=True)))
+
+
+def _wins(new: Point, old: Point) -> Tensor:
+    return new.gap <= old.gap + 1e-15
+
+
+def is_kronecker(problem: Problem) -> bool:
+    """Squared loss and groups of one feature: proximal steps cost n×n systems, whatever k."""
+    return isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2)
 
 
 def step_length(problem: Problem) -> Tensor:
@@ -62,7 +76,9 @@ def step_length(problem: Problem) -> Tensor:
     n, m = problem.X.shape[-2:]
     penalised = ~problem.intercept[..., 0]
     columns = penalised.to(torch.float64) if isinstance(problem.penalty, Partly) else None
-    if min(n, m) <= EXACT_UP_TO:
+    if not m:
+        largest = torch.zeros_like(problem.l2)
+    elif min(n, m) <= EXACT_UP_TO:
         if n <= m:
             root = problem.weight.sqrt()[..., None]
             G = root * gram(problem.X, columns) * root.mT
@@ -87,41 +103,59 @@ def _power_method(problem: Problem) -> Tensor:
     return POWER_FACTOR * size
 
 
-def polish(problem: Problem, at: Point, step: Tensor) -> Point:
-    """Newton on the support until W stands still, where that lowers the gap.
+class Polished(NamedTuple):
+    """The point, and how many steps led there (b,)."""
 
-    Elements far from their solution, which shows in the gap or, where no equation in the scores will do, in more
-    features than n·k equations determine, wait.
-    """
-    n, k = problem.Y.shape[-2:]
-    size, few_scores = max(min(n * k, MOST_UNKNOWNS // k), ALWAYS_SMALL), n * k <= MOST_UNKNOWNS or n <= ALWAYS_SMALL
+    at: Point
+    n_iter: Tensor
+
+
+def polish(problem: Problem, at: Point, step: Tensor, most: int = POLISH_STEPS) -> Polished:
+    """Newton on the support, at ``most`` so many steps, until W stands still or the gap does not fall."""
     # Coefficients count by what they do to scores, whatever the units of their features.
     unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
-    for _ in range(POLISH_STEPS):
+    going = at.gap < POLISH_BELOW
+    n_iter = torch.zeros_like(at.gap, dtype=torch.int64)
+    while most:
         chosen, v = _support(problem, at, step)
-        ready = at.gap < POLISH_BELOW
-        if not (few_scores and _in_scores(problem, chosen & ready[:, None])):
-            ready = ready & (chosen.sum(-1) <= size)
-        if not ready.any():
+        going = going & _ready(problem, chosen, going)
+        if not going.any():
             break
-        local = _linearised(problem, chosen & ready[:, None], at, v, step)
-        new = better(point(problem, local.newton(problem)), at)
+        if (some := few(going)) is not None:
+            part = polish(pick(problem, some), pick(at, some), step[some], most)
+            return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))
+        local, n_iter = _linearised(problem, chosen & going[:, None], at, v, step), n_iter + going.to(torch.int64)
+        new = point(problem, local.features.put(local.newton(), problem.X.shape[-1]))
         moved = (unit * (new.coef - at.coef)).abs().amax((1, 2))
-        at = new
-        if (moved <= SETTLED_STEP * (unit * at.coef).abs().amax((1, 2))).all():
-            break
-    return at
+        going = going & _wins(new, at) & (moved > SETTLED_STEP * (unit * at.coef).abs().amax((1, 2)))
+        at, most = better(new, at), most - 1
+    return Polished(at, n_iter)
+
+
+def _ready(problem: Problem, chosen: Tensor, going: Tensor) -> Tensor:
+    """Elements (b,) whose ``chosen`` features (b, m) make a system of bearable size; n·k scores do for all at once."""
+    n, k = problem.Y.shape[-2:]
+    most = _most_rows(problem)
+    if n <= most and _in_scores(problem, chosen & going[:, None]):
+        return going
+    return chosen.sum(-1) <= min(most, max(n * k, ALWAYS_SMALL))
+
+
+def _most_rows(problem: Problem) -> int:
+    """The most rows of k unknowns that a system may have for a solver's sake."""
+    k = problem.Y.shape[-1]
+    return MOST_BESIDE_KRONECKER // k if is_kronecker(problem) else max(MOST_UNKNOWNS // k, ALWAYS_SMALL)
 
 
 def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:
     """The support (b, m) after a proximal-gradient step, and v (b, m, k), of which that is the prox."""
-    v = _forward(problem, at.coef, at.theta, step)
+    v = _forward(problem, at.coef, at.V, step)
     return problem.penalty.support(v, step), v
 
 
-def _forward(problem: Problem, W: Tensor, theta: Tensor, step: Tensor) -> Tensor:
+def _forward(problem: Problem, W: Tensor, V: Tensor, step: Tensor) -> Tensor:
     """W − τ∇f(W), and W where prox is the identity: the same at a solution, without the rounding of a sum."""
-    return W - torch.where(problem.intercept, 0.0, step[:, None, None] * problem.slope(W, theta))
+    return W - torch.where(problem.intercept, 0.0, step[:, None, None] * problem.slope(W, V))
 
 
 class _Local(NamedTuple):
@@ -132,10 +166,11 @@ class _Local(NamedTuple):
     system: NormalMap | ScoreEquation
     state: Tensor
 
-    def newton(self, problem: Problem) -> Tensor:
-        """Coefficients (b, m, k) of the whole problem after Newton's step."""
-        x = self.state - self.system.solve(self.system.residual(self.small, self.state))
-        return self.features.put(self.system.coef(self.small, x), problem.X.shape[-1])
+    def newton(self) -> Tensor:
+        """Coefficients (b, S, k) after Newton's step."""
+        return self.system.coef(
+            self.small, self.state - self.system.solve(self.system.residual(self.small, self.state))
+        )
 
 
 def _in_scores(problem: Problem, chosen: Tensor) -> bool:
@@ -150,13 +185,12 @@ def _in_scores(problem: Problem, chosen: Tensor) -> bool:
 
 def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Tensor) -> _Local:
     """The smaller of the two systems, on the ``chosen`` features (b, m), near W and v = W − τ∇f(W)."""
-    support = Support.of(chosen)
     if not _in_scores(problem, chosen):
+        support = Support.of(chosen)
         small, v = problem.restrict(support), support.take(v.mT).mT
         return _Local(support, small, normal_map(small, v, step, support.real), v)
-    # Leaving out a few features saves less than their copy costs.
-    few = SHARE_TAKEN * support.columns.shape[-1] <= chosen.shape[-1]
-    features, real = (support, support.real) if few else (AllFeatures(), torch.ones_like(chosen))
+    features = gathered(chosen, SHARE_TAKEN)
+    real = features.real if isinstance(features, Support) else torch.ones_like(chosen)
     small, W = problem.restrict(features), features.take(at.coef.mT).mT
     x = unknown_at(small, W)
     system = score_equation(small, x, real)
@@ -170,23 +204,20 @@ def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Te
     return _Local(features, small, system, x)
 
 
-def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor, differentiated: bool) -> Result:
+def result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -> Result:
     """What the solver hands over; without a system where that is large and nobody has asked for derivatives."""
+    # Any length will do at a solution; this one suits the features in use.
+    step = step_length(problem.restrict(gathered((at.coef != 0).any(-1), SHARE_TAKEN)))
     chosen, v = _support(problem, at, step)
     kinks = problem.penalty.kinks(v, step)
-    theta, degenerate = problem.feasible(at.theta)[0], at_kink(kinks)
-    n, k = problem.Y.shape[-2:]
-    rows = n if _in_scores(problem, chosen) else int(chosen.sum(-1).amax())
-    if not differentiated and rows * k > MOST_UNKNOWNS and rows > ALWAYS_SMALL:
+    (theta, V), degenerate = problem.feasible(at.theta, at.V), at_kink(kinks)
+    rows = problem.Y.shape[-2] if _in_scores(problem, chosen) else int(chosen.sum(-1).amax())
+    if not differentiated and rows > _most_rows(problem):
         unknown = torch.full_like(at.gap, torch.inf)
         nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
-        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter)
+        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V)
     local = _linearised(problem, chosen, at, v, step)
-    # How far v may be from its optimum: τ∇f moves by at most √(2τ(P − D)), since P − P* ≥ τ‖δ∇f‖²/2; W by about
-    # Newton's next step, and v with it.
-    W = local.newton(problem)
-    newton = _forward(problem, W, problem.loss.dual_point(problem.scores(W), problem.Y), step) - v
-    uncertainty = newton.abs().amax((1, 2)) + (2 * step * at.gap * problem.null_objective()).sqrt()
+    uncertainty = _uncertainty(problem, at, local, v, step)
     return Result(
         coef=at.coef,
         theta=theta,
@@ -195,6 +226,24 @@ def result(problem: Problem, at: Point, step: Tensor, n_iter: Tensor, differenti
         state=local.state,
         degenerate=degenerate,
         singular=local.system.factor.singular,
-        derivative_error=derivative_error(kinks.distance, uncertainty[:, None, None], local.system.factor),
+        derivative_error=derivative_error(kinks.distance, uncertainty, local.system.factor),
         n_iter=n_iter,
+        V=V,
     )
+
+
+def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Tensor) -> Tensor:
+    """How far v may be from that of the solution, feature by feature, (b, m, 1).
+
+    On the support by about Newton's next step. Anywhere by τ‖x_j‖ times what θ is wrong by, in the norm weighted by s̄:
+    that step, or ‖θ − θ*‖² ≤ 2L(P − D), ∂²ℓ being at most L.
+    """
+    small, features = local.small, local.features
+    W = local.newton()
+    theta = problem.loss.dual_point(small.scores(W), problem.Y)
+    moved = _forward(small, W, small.correlation(theta), step) - features.take(v.mT).mT
+    on_support = moved.abs().flatten(1).amax(-1) if moved.numel() else torch.zeros_like(step)
+    changed = (problem.weight[..., None] * (theta - at.theta).square()).sum((1, 2)).sqrt()
+    unknown = (2 * problem.smooth_loss.smoothness() * at.gap * problem.null_objective()).sqrt()
+    norms = torch.linalg.vector_norm(problem.X, dim=-2).to(v.dtype) * problem.weight.amax(-1, keepdim=True).sqrt()
+    return (on_support[:, None] + (step * (changed + unknown))[:, None] * norms)[..., None]

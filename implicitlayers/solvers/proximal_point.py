@@ -7,6 +7,8 @@ needed, since they converge the faster the smaller σ and τ are (Li, Sun and To
 on it ends the search at rounding.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,10 +17,13 @@ from ..penalties import L1, GroupL2
 from ..problem import Problem
 from ..products import row_squares
 from . import dual_newton, semismooth
+from .batch import few, pick, put
 from .conjugate_part import conjugate_part
-from .primal import Point, better, point, polish, result, step_length
-from .result import Result
+from .gradient import descend
+from .primal import Point, Polished, better, is_kronecker, point, polish, step_length
 
+# Steps of the gradient method at the start, which cost as much as one or two of Newton's.
+FIRST_STEPS = 40
 # σ starts at this share of the mean squared norm of a sample, τ at this value; both shrink, down to the last one.
 FIRST_SHARE, SHRINK, LAST_SHARE = 0.1, 0.1, 1e-7
 # A proximal step ends at this share of the gap so far, and at a tenth of the gap at which the step before it ended.
@@ -28,32 +33,43 @@ COARSE = 10
 STEPS, QUICK, GROW = 20, 5, 10
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
-    """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
+def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
+    """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,).
+
+    ``start`` holds coefficients W (b, m, k).
+    """
     step = step_length(problem)
-    at, n_iter = _solve(problem, start, step, tol, max_iter)
-    return result(problem, at, step, n_iter, differentiated)
+    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
+        return _search_entrywise(problem, start, step, tol, max_iter)
+    return _search(problem, start, step, tol, max_iter)
 
 
-def solve_entrywise(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
+def _search_entrywise(
+    problem: Problem, start: Tensor | None, step: Tensor, tol: Tensor, max_iter: Tensor
+) -> tuple[Point, Tensor]:
     """The Lasso: every target is a problem of its own, and its entries are groups of one."""
     assert isinstance(problem.penalty, L1)
     k = problem.Y.shape[-1]
+
+    def repeated(t: Tensor) -> Tensor:
+        return t.repeat_interleave(k, 0)
+
     columns = Problem(
         # A view, not k copies, where there is one element.
         X=problem.X[:, None].expand(-1, k, -1, -1).flatten(0, 1),
         Y=_to_columns(problem.Y),
-        weight=problem.weight.repeat_interleave(k, 0),
+        weight=repeated(problem.weight),
         loss=problem.loss,
-        penalty=GroupL2(problem.penalty.l1.repeat_interleave(k)[:, None]),
-        l2=problem.l2.repeat_interleave(k),
+        penalty=GroupL2(repeated(problem.penalty.l1)[:, None]),
+        l2=repeated(problem.l2),
     )
-    step = step_length(problem)
     start = None if start is None else _to_columns(start)
-    at, n_iter = _solve(columns, start, step.repeat_interleave(k), tol / 2, max_iter)
-    whole = point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT)
+    at, n_iter = _search(columns, start, repeated(step), repeated(tol / 2), repeated(max_iter))
     n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
-    return result(problem, polish(problem, whole, step), step, n_iter, differentiated)
+    if k == 1:
+        return at, n_iter
+    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step)
+    return whole, n_iter + polishing
 
 
 def _to_columns(A: Tensor) -> Tensor:
@@ -61,65 +77,108 @@ def _to_columns(A: Tensor) -> Tensor:
     return A.mT.flatten(0, 1)[..., None]
 
 
-class _Kronecker:
-    """Squared loss and groups of one feature: n×n systems whatever k."""
+class _Fixed(NamedTuple):
+    """What stays: the problem, ``square`` (see `_square`) and its ``scale`` (see `_scale`), τ, and the limits (b,)."""
 
-    def __init__(self, problem: Problem, W: Tensor) -> None:
-        self.problem = problem
-        self.Lambda = problem.scores(W)
-
-    def step(self, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor, max_iter: Tensor) -> semismooth.Minimum:
-        problem, offset = self.problem, sigma[:, None, None] * W
-        inner = problem._replace(l2=problem.l2 + sigma)
-        found = dual_newton.minimise(conjugate_part(inner), self.Lambda, tol, max_iter, offset)
-        self.Lambda = found.Lambda
-        W = inner.coef_of(inner.correlation(problem.Y - found.Lambda) + offset)
-        return semismooth.Minimum(W, found.gap, found.n_iter)
+    problem: Problem
+    square: Problem | None
+    scale: Tensor
+    step: Tensor
+    tol: Tensor
+    max_iter: Tensor
 
 
-class _General:
-    """Any smooth loss, any penalty: systems of size n·k or S·k."""
+class _State(NamedTuple):
+    """The centre W, its scores ``Lambda`` in the square problem, the best point, σ as a ``share`` of the scale, the
+    ``accuracy`` of the next proximal step, and the steps so far.
+    """
 
-    def __init__(self, problem: Problem, W: Tensor) -> None:
-        self.problem = problem
-        # Where the curvature of the loss is constant it needs no help.
-        self.flat = 0.0 if isinstance(problem.loss, Squared) else 1.0
-
-    def step(self, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor, max_iter: Tensor) -> semismooth.Minimum:
-        Z, tau = self.problem.scores(W), self.flat * share
-        # The ridge does for the penalised rows what σ does; an intercept, a constant feature, has none.
-        rows = torch.where(self.problem.intercept, share[:, None, None], sigma[:, None, None])
-        return semismooth.minimise(semismooth.Proximal(self.problem, W, Z, rows, tau), tol, max_iter)
+    W: Tensor
+    Lambda: Tensor
+    at: Point
+    share: Tensor
+    accuracy: Tensor
+    n_iter: Tensor
 
 
-def _solve(problem: Problem, start: Tensor | None, step: Tensor, tol: float, max_iter: int) -> tuple[Point, Tensor]:
+def _search(
+    problem: Problem, start: Tensor | None, step: Tensor, tol: Tensor, max_iter: Tensor
+) -> tuple[Point, Tensor]:
     square = _square(problem)
-    scale = _scale(square)
-    n_iter = torch.zeros_like(scale, dtype=torch.int64)
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
-    kronecker = isinstance(problem.loss, Squared) and isinstance(problem.penalty, GroupL2)
-    steps = (_Kronecker if kronecker else _General)(square, W)
+    at, n_iter = _start(problem, W, step, tol)
+    scale = _scale(square)
+    first, rough = torch.full_like(scale, FIRST_SHARE), torch.full_like(scale, 0.1)
+    fixed = _Fixed(problem, None if square is problem else square, scale, step, tol, max_iter)
+    found = _advance(fixed, _State(at.coef, square.scores(at.coef), at, first, rough, n_iter))
+    return found.at, found.n_iter
+
+
+def _start(problem: Problem, W: Tensor, step: Tensor, tol: Tensor) -> Polished:
+    """Near the support by gradient steps, which count as one, and then Newton's on it."""
     at = point(problem, W)
-    at = at if start is None else polish(problem, at, step)
-    share, accuracy = torch.full_like(scale, FIRST_SHARE), torch.full_like(scale, 0.1)
-    while (live := (at.gap > tol) & (n_iter < max_iter)).any():
-        sigma = (share * scale - problem.l2).clamp_min(0)
-        accuracy = torch.minimum(REDUCTION * at.gap, accuracy).clamp_min(FINEST if kronecker else tol / 10)
-        inner_tol = torch.where(live, accuracy, torch.inf)
-        found = steps.step(W, sigma, share, inner_tol, (max_iter - n_iter).clamp_max(STEPS))
-        n_iter = n_iter + torch.where(live, found.n_iter.clamp_min(1), 0)
-        reached = live & (found.gap <= inner_tol)
-        W = torch.where(reached[:, None, None], found.W, W)
-        at = polish(problem, better(point(problem, W), at), step)
-        quick = found.n_iter <= QUICK
-        # The gap grows with the distance from the minimum, that of a proximal step with its square: where the one is
-        # about the root of the other, σ is small enough and the accuracy is not. Only n×n systems are solved as well
-        # as that; where larger ones are, Newton on the support does the rest.
-        coarse = kronecker & (at.gap.square() <= COARSE * found.gap)
-        shrink = torch.where(coarse, 1.0, torch.where(quick, SHRINK, SHRINK**0.5))
-        share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
-        accuracy = torch.where(reached, torch.where(coarse, 1e-3, 0.1) * accuracy, accuracy)
-    return at, n_iter
+    todo = at.gap > tol
+    if not todo.any():
+        return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
+    near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
+    at, n_iter = polish(problem, near, step)
+    return Polished(at, n_iter + todo.to(torch.int64))
+
+
+def _advance(fixed: _Fixed, state: _State) -> _State:
+    """Proximal steps until every element is done."""
+    while (live := (state.at.gap > fixed.tol) & (state.n_iter < fixed.max_iter)).any():
+        if (some := few(live)) is not None:
+            return put(state, some, _advance(pick(fixed, some), pick(state, some)))
+        state = _proximal_step(fixed, state, live)
+    return state
+
+
+def _proximal_step(fixed: _Fixed, state: _State, live: Tensor) -> _State:
+    problem, W, at, share = fixed.problem, state.W, state.at, state.share
+    square, kronecker = fixed.square or problem, is_kronecker(problem)
+    sigma = (share * fixed.scale - problem.l2).clamp_min(0)
+    accuracy = torch.minimum(REDUCTION * at.gap, state.accuracy)
+    accuracy = accuracy.clamp_min(FINEST) if kronecker else torch.maximum(accuracy, fixed.tol / 10)
+    inner_tol = torch.where(live, accuracy, torch.inf)
+    most = (fixed.max_iter - state.n_iter).clamp_max(STEPS)
+    if kronecker:
+        found, Lambda = _minimise_kronecker(square, W, state.Lambda, sigma, inner_tol, most)
+    else:
+        found, Lambda = _minimise_general(square, W, sigma, share, inner_tol, most), state.Lambda
+    n_iter = state.n_iter + torch.where(live, found.n_iter.clamp_min(1), 0)
+    reached = live & (found.gap <= inner_tol)
+    W = torch.where(reached[:, None, None], found.W, W)
+    at, polishing = polish(problem, better(point(problem, W), at), fixed.step)
+    quick = found.n_iter <= QUICK
+    # The gap grows with the distance from the minimum, that of a proximal step with its square: where the one is
+    # about the root of the other, σ is small enough and the accuracy is not. Only n×n systems are solved as well
+    # as that; where larger ones are, Newton on the support does the rest.
+    coarse = kronecker & (at.gap.square() <= COARSE * found.gap)
+    shrink = torch.where(coarse, 1.0, torch.where(quick, SHRINK, SHRINK**0.5))
+    share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
+    accuracy = torch.where(reached, torch.where(coarse, 1e-3, 0.1) * accuracy, accuracy)
+    return _State(W, Lambda, at, share, accuracy, n_iter + polishing)
+
+
+def _minimise_kronecker(
+    problem: Problem, W: Tensor, Lambda: Tensor, sigma: Tensor, tol: Tensor, max_iter: Tensor
+) -> tuple[semismooth.Minimum, Tensor]:
+    offset, inner = sigma[:, None, None] * W, problem._replace(l2=problem.l2 + sigma)
+    found = dual_newton.minimise(conjugate_part(inner), Lambda, tol, max_iter, offset)
+    W = inner.coef_of(inner.correlation(problem.Y - found.Lambda) + offset)
+    return semismooth.Minimum(W, found.gap, found.n_iter), found.Lambda
+
+
+def _minimise_general(
+    problem: Problem, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor, max_iter: Tensor
+) -> semismooth.Minimum:
+    """Any smooth loss, any penalty: systems of size n·k or S·k."""
+    # Where the curvature of the loss is constant it needs no help.
+    tau = (0.0 if isinstance(problem.loss, Squared) else 1.0) * share
+    # The ridge does for the penalised rows what σ does; an intercept, a constant feature, has none.
+    rows = torch.where(problem.intercept, share[:, None, None], sigma[:, None, None])
+    return semismooth.minimise(semismooth.Proximal(problem, W, problem.scores(W), rows, tau), tol, max_iter)
 
 
 def _scale(problem: Problem) -> Tensor:

@@ -15,6 +15,7 @@ class Result(NamedTuple):
     ``system``, whose unknown at the solution is ``state``; ``degenerate`` and ``singular`` (b,); ``derivative_error``
     (b,), an estimate relative to the derivative, infinite where the support is not certain; ``n_iter`` (b,). ``lower``
     (b,) bounds the optimum from below where the problem is not convex; elsewhere the dual point does.
+    ``V`` (b, m, k) is that of the dual point, where it is at hand.
     """
 
     coef: Tensor
@@ -27,3 +28,4 @@ class Result(NamedTuple):
     derivative_error: Tensor
     n_iter: Tensor
     lower: Tensor | None = None
+    V: Tensor | None = None

@@ -1,0 +1,29 @@
+"""Some elements of a batch, and back: what is finished leaves, so that a hard element does not cost a batch of them."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+T = TypeVar("T")
+
+
+def pick(tree: T, index: Tensor) -> T:
+    """These elements of every tensor of ``tree``, (b, ...)."""
+    return pytree.tree_map_only(Tensor, lambda t: t[index], tree)
+
+
+def put(tree: T, index: Tensor, part: T) -> T:
+    """``tree`` with these elements replaced."""
+    return pytree.tree_map(lambda t, p: _put(t, index, p), tree, part)
+
+
+def few(live: Tensor) -> Tensor | None:
+    """The elements that are ``live`` (b,), if they are at most half: then picking them pays."""
+    index = live.nonzero().flatten()
+    return index if 2 * len(index) <= len(live) else None
+
+
+def _put(whole: Any, index: Tensor, part: Any) -> Any:
+    return whole.index_copy(0, index, part) if isinstance(whole, torch.Tensor) else whole

@@ -1,0 +1,66 @@
+"""Smooth losses with any penalty: solved on the features that matter, certified on all.
+
+A penalty that sets most rows of W to zero leaves a problem of few features: the *working set*. It is solved on those,
+and one product with all of X then gives the gap of the whole problem, and which other features should move. These join
+the set, until the gap is small enough. (Massias, Gramfort and Salmon, 2018, for the Lasso.)
+"""
+
+import torch
+from torch import Tensor
+
+from ..features import Support
+from ..penalties import L1, GroupL2, Partly, SparseGroup
+from ..problem import Problem
+from . import proximal_point
+from .primal import Point, better, point, result
+from .result import Result
+
+# The first set is of this size, or twice the support of the start; every further one at least twice its support.
+FIRST, GROW = 32, 2
+# From this share of the features on, all of them are taken.
+MOST = 0.4
+# A problem on a set is solved to this share of the gap so far, or of the gap asked for.
+REDUCTION, LAST = 0.01, 0.5
+
+
+def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
+    """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
+    limits = torch.full_like(problem.l2, tol), torch.full_like(problem.l2, max_iter, dtype=torch.int64)
+    at, n_iter = (_search if _selects(problem) else proximal_point.search)(problem, start, *limits)
+    return result(problem, at, n_iter, differentiated)
+
+
+def _selects(problem: Problem) -> bool:
+    """Whether the penalty sets rows to zero, and there are enough for sets to be small."""
+    penalty = problem.penalty.penalty if isinstance(problem.penalty, Partly) else problem.penalty
+    return isinstance(penalty, L1 | GroupL2 | SparseGroup) and MOST * problem.X.shape[-1] > FIRST
+
+
+def _search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
+    W = torch.zeros_like(problem.X[:, 0, :, None] * problem.Y[:, :1, :]) if start is None else start
+    at = best = point(problem, W)
+    n_iter, chosen = torch.zeros_like(max_iter), problem.intercept[..., 0]
+    while (live := (best.gap > tol) & (n_iter < max_iter)).any():
+        chosen = chosen | _to_add(problem, at, chosen)
+        if int(chosen.sum(-1).amax()) > MOST * chosen.shape[-1]:
+            at, steps = proximal_point.search(problem, best.coef, tol, torch.where(live, max_iter - n_iter, 0))
+            return better(at, best), n_iter + steps
+        features = Support.of(chosen)
+        small = problem.restrict(features)
+        inner = torch.where(live, torch.maximum(LAST * tol, REDUCTION * best.gap), torch.inf)
+        found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter)
+        at = point(problem, features.put(found.coef, chosen.shape[-1]))
+        best, n_iter = better(at, best), n_iter + torch.where(live, steps.clamp_min(1), 0)
+    return best, n_iter
+
+
+def _to_add(problem: Problem, at: Point, chosen: Tensor) -> Tensor:
+    """The features (b, m) to join the set: those that a proximal-gradient step from zero would move most.
+
+    Of a feature outside the set W is zero, and the step is the prox of V.
+    """
+    size = max(FIRST, (GROW - 1) * int(chosen.sum(-1).amax()))
+    moved = problem.penalty.prox(at.V, torch.ones_like(problem.l2)).square().sum(-1)
+    moved = torch.where(chosen, 0.0, moved)
+    most, columns = moved.topk(min(size, moved.shape[-1]), dim=-1)
+    return torch.zeros_like(chosen).scatter(-1, columns, most > 0) | (at.coef != 0).any(-1)
