@@ -12,6 +12,9 @@ from ..problem import Problem
 from . import direct, hinge, subset, working_set
 from .result import Result
 
+# Below float64, what rounding the coefficients may not use up of the tolerance.
+ROOM = 1e-3
+
 
 class Start(NamedTuple):
     """Where to begin: coefficients W (b, m, k) and a dual point Θ (b, n, k) of a similar problem."""
@@ -33,4 +36,6 @@ def solve(
         return direct.solve(problem)
     if isinstance(problem.penalty, Cardinality):
         return subset.solve(problem, start and start.theta, tol, max_iter)
-    return working_set.solve(problem, start and start.coef, tol, max_iter, differentiated)
+    # Coefficients are rounded to the precision of the features before they are judged.
+    exact = tol if precision == torch.float64 else ROOM * tol
+    return working_set.solve(problem, start and start.coef, exact, max_iter, differentiated)
