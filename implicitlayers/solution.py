@@ -75,6 +75,7 @@ class Solution:
             made because nothing requires a derivative.
         status: (...), integer flags of `Status`; 0 is a clean success.
         n_iter: (...), the iterations each element took.
+        solver: the name of the algorithm, one of `implicitlayers.solvers`.
     """
 
     coef: Tensor
@@ -86,6 +87,7 @@ class Solution:
     derivative_error: Tensor
     status: Tensor
     n_iter: Tensor
+    solver: str
 
     @property
     def converged(self) -> Tensor:
@@ -108,7 +110,7 @@ def stack(solutions: Sequence[Solution]) -> Solution:
     fields: dict[str, Any] = {}
     for name in Solution.__dataclass_fields__:
         values = [getattr(solution, name) for solution in solutions]
-        fields[name] = None if values[0] is None else torch.stack(values)
+        fields[name] = torch.stack(values) if isinstance(values[0], Tensor) else values[0]
     return Solution(**fields)
 
 

@@ -20,12 +20,15 @@ WHOLE_UP_TO = 2**22
 
 
 class Options(NamedTuple):
-    """How a layer wants its problems solved; ``tol`` None means 1e-9 for float64 and 1e-6 for other dtypes."""
+    """How a layer wants its problems solved; ``tol`` None means 1e-9 for float64 and 1e-6 for other dtypes, ``solver``
+    None the one that suits the shape.
+    """
 
     tol: float | None
     max_iter: int
     on_fail: OnFail
     derivative_order: int
+    solver: str | None
     name: str
 
     def tolerance(self, dtype: torch.dtype) -> float:
@@ -57,6 +60,8 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     and it is these, rounded, that the gap certifies.
     """
     batch = problem.l2.dim()
+    solver = validation.solver(options.solver, solvers.candidates(problem), options.name)
+    options = options._replace(solver=solver)
     tree = (problem,) if start is None else (problem, start)
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
     run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated)
@@ -74,6 +79,7 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
         derivative_error=constants.derivative_error,
         status=constants.status,
         n_iter=constants.n_iter,
+        solver=solver,
     )
 
 
@@ -88,7 +94,9 @@ def _solve_opaquely(
     finite = finite_elements(problem.X, problem.Y)
     clean = _clean(problem, finite)
     precision = torch.float64 if dtype == torch.float64 else torch.float32
-    result = solvers.solve(clean, start, tol, options.max_iter, precision, differentiated)
+    assert options.solver is not None
+    limits = solvers.Limits(tol, options.max_iter, precision, differentiated)
+    result = solvers.solve(clean, start, options.solver, limits)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
     gap, objective, bound = _certified(clean, coef.to(torch.float64), result)

@@ -57,6 +57,14 @@ def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: in
         raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
 
 
+def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:
+    """The algorithm asked for, which must be one that solves such problems; None: the first."""
+    if given is not None and given not in candidates:
+        expected = " or ".join(repr(name) for name in candidates)
+        raise ValueError(f"solver: given {given!r}, expected {expected} for this {layer}, or None for the first")
+    return given or candidates[0]
+
+
 def no_intercept(given: Mapping[str, object]) -> None:
     """The hinge takes no intercept."""
     if given.get("fit_intercept"):

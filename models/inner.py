@@ -127,4 +127,5 @@ class UnrolledLasso(nn.Module):
             derivative_error=unknown,
             status=int(il.Status.ITERATION_LIMIT) * ~(gap <= self.tol),
             n_iter=torch.full_like(gap, self.steps, dtype=torch.int64),
+            solver="unrolled",
         )

@@ -8,13 +8,14 @@ from helpers import directional_derivative, labels, normal, one_hot, relative_er
 from torch.func import jacfwd, jacrev
 
 import implicitlayers as il
+from implicitlayers import solvers
 from implicitlayers.constraints import Box, ColumnSimplex
 from implicitlayers.losses import Huber, Multinomial, Squared
 from implicitlayers.optimality import normal_map
 from implicitlayers.penalties import L1, GroupL2, NoPenalty, Partly, SparseGroup
 from implicitlayers.problem import Problem
 from implicitlayers.score_equation import score_equation, unknown_at
-from implicitlayers.solvers import working_set
+from implicitlayers.solvers import Limits
 from implicitlayers.solvers.primal import step_length
 from implicitlayers.testing import Subject, check_memory
 
@@ -74,7 +75,7 @@ def test_both_systems_give_the_same_first_and_second_derivatives(loss, penalty, 
     make = problems(loss, penalty, intercept)
     origin = torch.zeros(6, dtype=torch.float64)
     problem = make(origin)
-    solved = working_set.solve(problem, None, 1e-14, 200, differentiated=True)
+    solved = solvers.solve(problem, None, "proximal_point", Limits(1e-14, 200, torch.float64, differentiated=True))
     step, real = step_length(problem), torch.ones_like(problem.X[:, 0], dtype=torch.bool)
     v = solved.coef - step[:, None, None] * problem.slope(solved.coef, problem.correlation(solved.theta))
     primal = normal_map(problem, v, step, real)

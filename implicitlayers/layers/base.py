@@ -47,6 +47,8 @@ class ArgminLayer(nn.Module):
         max_iter: most iterations of the solver.
         on_fail: about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
         derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
+        solver: the algorithm by its name in `implicitlayers.solvers`; None: the one that suits the problem's shape.
+            ``Solution.solver`` tells which one it was.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class ArgminLayer(nn.Module):
         max_iter: int = 100,
         on_fail: OnFail = "warn",
         derivative_order: int = 2,
+        solver: str | None = None,
     ) -> None:
         super().__init__()
         validation.options(tol, max_iter, on_fail, derivative_order)
-        self.options = Options(tol, max_iter, on_fail, derivative_order, type(self).__name__)
+        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
         self._allowed: dict[str, Range] = {}

@@ -1,4 +1,17 @@
-"""Find the argmin of a `Problem`; know nothing of derivatives. Plain tensors, float64, one leading batch dimension."""
+"""Find the argmin of a `Problem`; know nothing of derivatives. Plain tensors, float64, one leading batch dimension.
+
+| name | problems | what it costs |
+|---|---|---|
+| ``primal`` | squared loss, no penalty | one factorisation m×m |
+| ``dual`` | squared loss, no penalty | one factorisation n×n |
+| ``subset`` | at most so many features | a ridge per guess, a bound per branch |
+| ``dual_newton`` | the hinge | a few factorisations n×n for each class, and as many products with X |
+| ``working_set`` | smooth loss, a penalty that selects | systems on few features, and one product with X a round |
+| ``proximal_point`` | smooth loss, any penalty | systems on all features not zero, and products with X |
+
+`candidates` names those that solve a problem, the one that suits its shape first: that one is taken unless a layer's
+``solver`` is another.
+"""
 
 from typing import NamedTuple
 
@@ -9,7 +22,8 @@ from ..constraints import Cardinality
 from ..losses import MulticlassHinge, Squared
 from ..penalties import NoPenalty
 from ..problem import Problem
-from . import direct, hinge, subset, working_set
+from . import direct, hinge, proximal_point, subset, working_set
+from .primal import searched
 from .result import Result
 
 # Below float64, what rounding the coefficients may not use up of the tolerance.
@@ -23,19 +37,39 @@ class Start(NamedTuple):
     theta: Tensor
 
 
-def solve(
-    problem: Problem, start: Start | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
-) -> Result:
-    """Pick the algorithm by the problem's loss and penalty.
+class Limits(NamedTuple):
+    """When to stop; ``precision`` is that in which features came, ``differentiated``, whether derivatives are asked."""
 
-    ``precision`` is that in which features came; ``differentiated``, whether anybody asks for derivatives.
-    """
+    tol: float
+    max_iter: int
+    precision: torch.dtype
+    differentiated: bool
+
+
+def candidates(problem: Problem) -> tuple[str, ...]:
+    """The algorithms that solve a problem, by its loss, its penalty and its shape; the first is the best guess."""
     if isinstance(problem.loss, MulticlassHinge):
-        return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
+        return ("dual_newton",)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
-        return direct.solve(problem)
+        return ("dual", "primal") if direct.dual_is_smaller(problem) else ("primal", "dual")
     if isinstance(problem.penalty, Cardinality):
+        return ("subset",)
+    if working_set.selects(problem.penalty):
+        few = working_set.pays(problem)
+        return ("working_set", "proximal_point") if few else ("proximal_point", "working_set")
+    return ("proximal_point",)
+
+
+def solve(problem: Problem, start: Start | None, solver: str, limits: Limits) -> Result:
+    """Run one of the `candidates`."""
+    tol, max_iter, precision, differentiated = limits
+    if solver == "dual_newton":
+        return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
+    if solver in ("primal", "dual"):
+        return direct.solve(problem, dual=solver == "dual")
+    if solver == "subset":
         return subset.solve(problem, start and start.theta, tol, max_iter)
+    search = working_set.search if solver == "working_set" else proximal_point.search
     # Coefficients are rounded to the precision of the features before they are judged.
     exact = tol if precision == torch.float64 else ROOM * tol
-    return working_set.solve(problem, start and start.coef, exact, max_iter, differentiated)
+    return searched(search, problem, start and start.coef, exact, max_iter, differentiated)

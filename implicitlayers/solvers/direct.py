@@ -1,4 +1,4 @@
-"""Squared loss without a penalty: one factorisation, m×m or n×n, whichever is smaller."""
+"""Squared loss without a penalty: one factorisation, m×m or n×n."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,15 @@ from .result import Result
 from .ties import derivative_error
 
 
-def solve(problem: Problem) -> Result:
-    """Ridge regression; minimum-norm least squares where l2 = 0 leaves a choice."""
-    n, m = problem.X.shape[-2:]
-    return _solve_primal(problem) if m <= n else _solve_dual(problem)
+def dual_is_smaller(problem: Problem) -> bool:
+    """Whether there are fewer samples than features."""
+    return problem.X.shape[-2] < problem.X.shape[-1]
+
+
+def solve(problem: Problem, dual: bool | None = None) -> Result:
+    """Ridge regression by a system n×n, or m×m, by default the smaller; least norm where l2 = 0 leaves a choice."""
+    dual = dual_is_smaller(problem) if dual is None else dual
+    return _solve_dual(problem) if dual else _solve_primal(problem)
 
 
 def _solve_primal(problem: Problem) -> Result:

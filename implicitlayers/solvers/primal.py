@@ -6,6 +6,7 @@ step from there is Newton's on the smooth system that holds as long as these do.
 larger than the number of samples it works in the scores (see `ScoreEquation`), in the same way.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -204,7 +205,20 @@ def _linearised(problem: Problem, chosen: Tensor, at: Point, v: Tensor, step: Te
     return _Local(features, small, system, x)
 
 
-def result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -> Result:
+# From coefficients W (b, m, k), or None, to a point of at most a gap (b,), and the steps it took, of at most (b,).
+Search = Callable[[Problem, Tensor | None, Tensor, Tensor], tuple[Point, Tensor]]
+
+
+def searched(
+    search: Search, problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool
+) -> Result:
+    """What ``search`` finds, certified and ready to be differentiated."""
+    limits = torch.full_like(problem.l2, tol), torch.full_like(problem.l2, max_iter, dtype=torch.int64)
+    at, n_iter = search(problem, start, *limits)
+    return _result(problem, at, n_iter, differentiated)
+
+
+def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -> Result:
     """What the solver hands over; without a system where that is large and nobody has asked for derivatives."""
     # Any length will do at a solution; this one suits the features in use.
     step = step_length(problem.restrict(gathered((at.coef != 0).any(-1), SHARE_TAKEN)))

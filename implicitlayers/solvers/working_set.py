@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..features import Support
-from ..penalties import L1, GroupL2, Partly, SparseGroup
+from ..penalties import L1, GroupL2, Partly, Penalty, SparseGroup
 from ..problem import Problem
 from . import proximal_point
-from .primal import Point, better, point, result
-from .result import Result
+from .primal import Point, better, point
 
 # The first set is of this size, or twice the support of the start; every further one at least twice its support.
 FIRST, GROW = 32, 2
@@ -23,20 +22,18 @@ MOST = 0.4
 REDUCTION, LAST = 0.01, 0.5
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, differentiated: bool) -> Result:
-    """Solve for all elements; ``start`` holds coefficients W (b, m, k)."""
-    limits = torch.full_like(problem.l2, tol), torch.full_like(problem.l2, max_iter, dtype=torch.int64)
-    at, n_iter = (_search if _selects(problem) else proximal_point.search)(problem, start, *limits)
-    return result(problem, at, n_iter, differentiated)
+def selects(penalty: Penalty) -> bool:
+    """Whether the penalty sets rows to zero."""
+    return isinstance(penalty.penalty if isinstance(penalty, Partly) else penalty, L1 | GroupL2 | SparseGroup)
 
 
-def _selects(problem: Problem) -> bool:
-    """Whether the penalty sets rows to zero, and there are enough for sets to be small."""
-    penalty = problem.penalty.penalty if isinstance(problem.penalty, Partly) else problem.penalty
-    return isinstance(penalty, L1 | GroupL2 | SparseGroup) and MOST * problem.X.shape[-1] > FIRST
+def pays(problem: Problem) -> bool:
+    """Whether there are enough features for a set to be small."""
+    return MOST * problem.X.shape[-1] > FIRST
 
 
-def _search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
+def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
+    """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,)."""
     W = torch.zeros_like(problem.X[:, 0, :, None] * problem.Y[:, :1, :]) if start is None else start
     at = best = point(problem, W)
     n_iter, chosen = torch.zeros_like(max_iter), problem.intercept[..., 0]
