@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from . import table
-from .objectives import Named
+from .named import Named
 from .properties import PROPERTIES, Row, Suite
 from .subject import Subject
 
