@@ -28,6 +28,9 @@ def check_layer(
         check_layer(None, problem="elastic_net", make=il.ElasticNet)          # strengths vary
         check_layer(my_layer, problem=lambda X, Y, W: ...)                    # an objective of your own
 
+    The problems are the same at every run, until the code changes: hypothesis also draws numbers that it finds in the
+    source of modules that are not installed, or installed as editable.
+
     Args:
         layer: ``(X, Y) -> W``; see `Subject`, also for ``make``, ``tol`` and ``derivative_tol``.
         problem: a name or an `objective`, or a function ``(X, Y, W, **strengths) -> (...)``.

@@ -25,12 +25,15 @@ class Data(NamedTuple):
 
     @property
     def step(self) -> Tensor:
-        """A step length 1/L, L the smoothness of loss and ridge; 1/l2 where the loss is not smooth, (...)."""
+        """A step length 1/L, L the smoothness of loss and ridge, (...); 1/l2 where the loss is not smooth."""
         if self.loss.smoothness == torch.inf:
             return 1 / self.l2
         one = torch.ones_like(self.X[..., :1])
-        A = torch.cat([self.X, one], -1) * self.weight.sqrt()[..., None]
-        return 1 / (self.loss.smoothness * torch.linalg.matrix_norm(A, 2).square() + self.l2)
+        # Without an intercept its column would do nothing but shorten the step, for small features to a crawl.
+        A = torch.cat([self.X, one], -1) if self.fit_intercept else self.X
+        norm = torch.linalg.matrix_norm(A * self.weight.sqrt()[..., None], 2)
+        L = self.loss.smoothness * norm.square() + self.l2
+        return torch.where(L > 0, 1 / L, 1.0)
 
 
 class Point(NamedTuple):
