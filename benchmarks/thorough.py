@@ -32,7 +32,7 @@ from torch.autograd import forward_ad
 import implicitlayers as il
 from implicitlayers.testing import Example, Subject, kinds, objective
 from implicitlayers.testing.differences import difference
-from implicitlayers.testing.objectives import Named
+from implicitlayers.testing.named import Named
 from implicitlayers.testing.scaling import drawn_strengths
 from implicitlayers.testing.sections import Section
 from implicitlayers.testing.strategies import RIDGES, kinds_of_problem, ordinary

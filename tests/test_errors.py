@@ -400,9 +400,10 @@ def test_non_finite_elements_are_reported_like_failures(name):
     bad = torch.stack([X, X])
     bad[1, 0, 0] = torch.nan
     y = target(name).expand(2, *target(name).shape)
-    with pytest.warns(il.ConvergenceWarning, match="1 of 2 elements .* first is 1.*NaN.*encoder.*missing"):
+    told = "1 of 2 elements have not converged; the first is 1: X or Y holds NaN.*encoder.*missing"
+    with pytest.warns(il.ConvergenceWarning, match=told):
         LAYERS[name]()(bad, y)
-    with pytest.raises(il.ConvergenceError, match="1 of 2"):
+    with pytest.raises(il.ConvergenceError, match=told):
         LAYERS[name](on_fail="raise")(bad, y)
 
 

@@ -166,7 +166,7 @@ def test_relative_under_vmap_is_a_loop():
 
 @pytest.mark.parametrize("r", [-0.1, float("nan"), "a"])
 def test_a_bad_share_is_an_error(r):
-    with pytest.raises(ValueError, match=r"r: given"):
+    with pytest.raises(ValueError, match=f"^r: given {r!r}, expected a number ≥ 0"):
         il.Relative(r)
 
 

@@ -13,7 +13,7 @@ from . import oracles
 from .differences import Difference, difference
 from .example import Example
 from .failures import failure, reproducible
-from .objectives import Named
+from .named import Named
 from .sections import Section, kinks_of
 from .subject import Subject, blamed, gradients
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .example import Example
-from .objectives import Coefficients, Objective
+from .objectives import Objective
+from .terms import Coefficients
 
 
 def search(problem: Objective, example: Example, coefficients: Coefficients) -> float:

@@ -19,6 +19,9 @@ def check_memory(
     Counted is all that torch's allocator hands out, scratch space within one operation included. X should be so large
     that nothing else counts: of many more features than samples and targets.
 
+    On the CPU torch's profiler counts, and recent versions of it write two lines "USDT: …" to stderr. They rank above
+    errors: ``KINETO_LOG_LEVEL=6`` in the environment hides them, and everything else that the profiler has to say.
+
     Args:
         subject: what is tested.
         X: (n, m), many features.

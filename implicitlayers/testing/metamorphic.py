@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .example import Example
 from .failures import failure, reproducible
-from .objectives import Named, objective
+from .named import Named
+from .objectives import objective
 from .subject import Subject
 
 # Problems whose targets do not act on each other.

@@ -6,7 +6,7 @@ from torch import Tensor
 from . import improvement
 from .example import Example
 from .failures import failure, reproducible
-from .objectives import Named
+from .named import Named
 from .subject import Answer, Subject
 
 

@@ -3,6 +3,7 @@
 Each of the libraries is optional; an oracle whose library is missing raises ImportError.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .example import Example
-from .objectives import Named, unrolled_step, zeros
+from .named import Named
+from .terms import slope
 
 
 def unrolled(problem: Named, example: Example, steps: int = 3000, tol: float = 1e-10) -> Tensor | None:
@@ -27,20 +29,32 @@ def unrolled(problem: Named, example: Example, steps: int = 3000, tol: float = 1
     if count is None:
         return None
     # Derivatives of the steps from the solution converge like the steps themselves.
-    step = unrolled_step(problem, example)
+    step = _step(problem, example)
     for _ in range(count):
         W = step(W)
     return W
 
 
 def _converged(problem: Named, example: Example, steps: int, tol: float) -> tuple[Tensor, int | None]:
-    step = unrolled_step(problem, example)
-    W = zeros(problem, example)
+    step = _step(problem, example)
+    W = problem.zeros(example)
     for count in range(1, steps + 1):
         before, W = W, step(W)
         if float((W - before).abs().max()) <= 1e-3 * tol * float(W.abs().max()):
             return W, count
     return W, None
+
+
+def _step(problem: Named, example: Example) -> Callable[[Tensor], Tensor]:
+    """One proximal gradient step W ↦ W⁺ for a smooth loss without intercept, differentiable in everything."""
+
+    def step(W: Tensor) -> Tensor:
+        data, point = problem.spelt_out(example, W)
+        return data.penalty.prox(W - length[..., None, None] * slope(data, point)[0], length)
+
+    with torch.no_grad():
+        length = problem.spelt_out(example, problem.zeros(example))[0].step
+    return step
 
 
 def as_numpy(value: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from .failures import failure
 from .inputs import check_bad_input, check_dtypes
 from .memory import check_memory
 from .metamorphic import check_metamorphic
-from .objectives import Named
+from .named import Named
 from .optimality import check_certificate, check_optimal
 from .scaling import at_ratio, drawn_strengths
 from .sections import kinks_of

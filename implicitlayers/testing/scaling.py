@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .example import Example
-from .objectives import Named
+from .named import Named
 
 SPARSITY = ("l1", "group_l1")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .example import Example
-from .objectives import Named
+from .named import Named
 from .subject import Subject
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import kinds as kinds_module
 from .example import Example
-from .objectives import Named, OwnObjective
+from .named import Named
+from .objectives import OwnObjective
 from .scaling import at_ratio, drawn_strengths
 
 T = TypeVar("T")

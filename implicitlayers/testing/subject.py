@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from .example import Example
-from .objectives import Coefficients, Named, OwnObjective, objective
+from .named import Named
+from .objectives import OwnObjective, objective
+from .terms import Coefficients
 
 Layer = Callable[..., Any]
 

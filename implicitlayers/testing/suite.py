@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from . import table
-from .objectives import Named
+from .named import Named
 from .properties import PROPERTIES, Row, Suite
 from .subject import Subject
 
@@ -27,6 +27,9 @@ def check_layer(
         check_layer(my_lasso, problem="lasso", strengths={"l1": 0.1})
         check_layer(None, problem="elastic_net", make=il.ElasticNet)          # strengths vary
         check_layer(my_layer, problem=lambda X, Y, W: ...)                    # an objective of your own
+
+    The problems are the same at every run, until the code changes: hypothesis also draws numbers that it finds in the
+    source of modules that are not installed, or installed as editable.
 
     Args:
         layer: ``(X, Y) -> W``; see `Subject`, also for ``make``, ``tol`` and ``derivative_tol``.

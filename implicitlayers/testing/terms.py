@@ -1,4 +1,4 @@
-"""A problem spelt out in float64, and the terms of its value, slope and dual."""
+"""A problem spelt out in float64, and the terms of its value and slope."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .losses import BinaryHinge, Hinge, Huber, Loss, Multinomial, Squared
 from .penalties import Interval, Norms, Penalty, Simplex
+
+Coefficients = Tensor | tuple[Tensor, Tensor]
 
 
 class Data(NamedTuple):
@@ -19,15 +21,19 @@ class Data(NamedTuple):
     penalty: Penalty
     l2: Tensor
     n_nonzero: int | None
+    fit_intercept: bool
 
     @property
     def step(self) -> Tensor:
-        """A step length 1/L, L the smoothness of loss and ridge; 1/l2 where the loss is not smooth, (...)."""
+        """A step length 1/L, L the smoothness of loss and ridge, (...); 1/l2 where the loss is not smooth."""
         if self.loss.smoothness == torch.inf:
             return 1 / self.l2
         one = torch.ones_like(self.X[..., :1])
-        A = torch.cat([self.X, one], -1) * self.weight.sqrt()[..., None]
-        return 1 / (self.loss.smoothness * torch.linalg.matrix_norm(A, 2).square() + self.l2)
+        # Without an intercept its column would do nothing but shorten the step, for small features to a crawl.
+        A = torch.cat([self.X, one], -1) if self.fit_intercept else self.X
+        norm = torch.linalg.matrix_norm(A * self.weight.sqrt()[..., None], 2)
+        L = self.loss.smoothness * norm.square() + self.l2
+        return torch.where(L > 0, 1 / L, 1.0)
 
 
 class Point(NamedTuple):
@@ -54,66 +60,22 @@ def correlation(data: Data, Theta: Tensor) -> Tensor:
     return data.X.mT @ (data.weight[..., None] * Theta)
 
 
-def slope(data: Data, point: Point, fit_intercept: bool) -> tuple[Tensor, Tensor]:
+def slope(data: Data, point: Point) -> tuple[Tensor, Tensor]:
     """The gradient of loss and ridge with respect to W and b, at the point's Θ if it has one."""
     Theta = point.Theta
     if Theta is None:
         Theta = data.loss.dual_point(scores(data, point), data.Y)
     slope_b = -(data.weight[..., None] * Theta).sum(-2)
     slope_W = data.l2[..., None, None] * point.W - correlation(data, Theta)
-    return slope_W, slope_b if fit_intercept else torch.zeros_like(slope_b)
-
-
-def conjugate(data: Data, V: Tensor) -> Tensor:
-    """R*(V), R = Ω + (l2/2)‖·‖²."""
-    safe = torch.where(data.l2 > 0, data.l2, 1.0)
-    U = data.penalty.prox(V / safe[..., None, None], 1 / safe)
-    strong = (V * U).sum((-2, -1)) - data.penalty.value(U) - data.l2 / 2 * U.square().sum((-2, -1))
-    return torch.where(data.l2 > 0, strong, data.penalty.conjugate(V))
+    return slope_W, slope_b if data.fit_intercept else torch.zeros_like(slope_b)
 
 
 def centred(data: Data) -> tuple[Tensor, Tensor]:
-    """X and Y less their weighted means: what is left of a squared loss once the intercept is minimised."""
+    """X and Y less their weighted means: what is left of a squared loss once the intercept, if any, is minimised."""
+    if not data.fit_intercept:
+        return data.X, data.Y
     weight = data.weight[..., None]
     return data.X - (weight * data.X).sum(-2, keepdim=True), data.Y - (weight * data.Y).sum(-2, keepdim=True)
-
-
-def least(data: Data, fit_intercept: bool) -> Tensor:
-    """The least value itself where there is no penalty: by a singular value decomposition."""
-    A, Y = centred(data) if fit_intercept else (data.X, data.Y)
-    root = data.weight.sqrt()[..., None]
-    U, S, _ = torch.linalg.svd(root * A, full_matrices=False)
-    B = U.mT @ (root * Y)
-    cut = 1e-14 * S[..., :1] < S
-    l2 = data.l2[..., None]
-    # min ½‖SV − B‖² + l2/2‖V‖² = ½ Σ l2/(S² + l2) B² + the part outside the range.
-    kept = torch.where(cut, l2 / (S.square() + l2).clamp_min(1e-300), 1.0)
-    inside = (kept[..., None] * B.square()).sum((-2, -1))
-    outside = ((root * Y) - U @ B).square().sum((-2, -1))
-    return (inside + outside) / 2
-
-
-def face_matrix(data: Data, point: Point) -> Tensor:
-    """The moves of W that the free multipliers of a hinge can make, as a Gram matrix over samples and classes.
-
-    Padded with the identity for multipliers that are not free.
-    """
-    assert point.Theta is not None
-    if isinstance(data.loss, BinaryHinge):
-        Lambda = torch.cat([point.Theta * data.Y, 1 - point.Theta * data.Y], -1)
-        directions = data.Y[..., None] * torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
-    else:
-        Lambda = data.Y - point.Theta
-        largest = torch.nn.functional.one_hot(Lambda.argmax(-1), Lambda.shape[-1]).to(Lambda)
-        directions = torch.eye(Lambda.shape[-1], dtype=torch.float64) - largest[..., None, :]
-    reference = directions.abs().sum(-1) == 0
-    whole = Lambda.amin(-1, keepdim=True) > 1e-9 if isinstance(data.loss, BinaryHinge) else Lambda > 1e-9
-    free = (whole & ~reference & (data.weight[..., None] > 0)).flatten(-2)
-    moves = torch.einsum("...im,...iek->...iemk", data.X, directions).flatten(-4, -3)
-    used = (point.W != 0).any(-1) if isinstance(data.penalty, Norms) else torch.ones_like(data.X[..., 0, :])
-    moves = (moves * used[..., None, :, None]).flatten(-2)
-    moves = torch.where(free[..., None], moves / moves.norm(dim=-1, keepdim=True).clamp_min(1e-300), 0.0)
-    return moves @ moves.mT + (~free).to(moves).diag_embed()
 
 
 def encoded(Y: Tensor, classes: int, k: int) -> Tensor:

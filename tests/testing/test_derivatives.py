@@ -100,6 +100,23 @@ def test_an_unrolled_solver_that_has_not_converged_says_nothing():
     assert check_argmin_derivatives(Subject(il.Ridge(1e-6), "ridge"), example) == "undecided"
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_an_unrolled_solver_does_not_mind_the_scale_of_the_features(scale):
+    """With W of a scale inverse to theirs it is the same problem."""
+    example = Example(EXAMPLE.X * scale, EXAMPLE.Y, {"l1": 0.1 * scale})
+    W = oracles.unrolled(objective("lasso"), example, steps=200)
+    assert W is not None
+    torch.testing.assert_close(W * scale, il.Lasso(0.1, tol=1e-13)(EXAMPLE.X, EXAMPLE.Y))
+    assert check_argmin_derivatives(Subject(il.Lasso(0.1 * scale, tol=1e-13), "lasso"), example) == "checked"
+
+
+def test_features_of_zero_have_a_margin():
+    example = Example(0 * EXAMPLE.X, EXAMPLE.Y, {"l1": 0.1})
+    kinks = objective("lasso").kinks(example, il.Lasso(0.1)(example.X, example.Y))
+    assert kinks.isfinite().all()
+    assert (kinks != 0).all()
+
+
 @pytest.mark.parametrize(
     "problem",
     [objective("svm"), objective("ridge", fit_intercept=True), objective("sparse_ridge", n_nonzero=1)],
