@@ -2,7 +2,6 @@
 
 import hypothesis.strategies as st
 import pytest
-import torch
 from helpers import normal, relative_error
 from hypothesis import given
 
@@ -48,7 +47,11 @@ def test_working_sets_are_for_many_features(m, expected):
 def test_working_sets_serve_every_penalty_that_selects(layer):
     X, Y = normal(20, 300), normal(20, 2, seed=1)
     Y = Y.argmax(-1) if layer is il.LogisticRegression else Y
-    arguments = {"group_l1": 0.1, "groups": [list(range(i, i + 6)) for i in range(0, 300, 6)]} if layer is il.SparseGroupLasso else {"l2": 0.01}
+    arguments = (
+        {"group_l1": 0.1, "groups": [list(range(i, i + 6)) for i in range(0, 300, 6)]}
+        if layer is il.SparseGroupLasso
+        else {"l2": 0.01}
+    )
     results = [
         layer(l1=0.05, fit_intercept=True, tol=1e-12, solver=name, **arguments).solve(X, Y)
         for name in ("working_set", "proximal_point")
