@@ -15,8 +15,6 @@ from .conjugate_part import ConjugatePart, QuadraticPart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
 
-# A λ below this is rounding: the sample does not touch that class.
-SMALLEST_LAMBDA = 1e-12
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
@@ -167,10 +165,10 @@ class _Point:
 def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
     problem = part.problem
-    at = made_at = _Point(part, _snapped(problem, Lambda))
+    at = made_at = _Point(part, problem.dual_loss.domain.project(Lambda))
     at.face = at.local.face(at.Lambda)
     for _ in range(POLISH_STEPS):
-        new = _Point(part, _snapped(problem, at.Lambda - at.newton_step()))
+        new = _Point(part, problem.dual_loss.domain.project(at.Lambda - at.newton_step()))
         # NaN compares false: a step into nowhere is not taken.
         better = (new.gap <= at.gap + 1e-15)[:, None, None]
         if not better.all():
@@ -189,10 +187,3 @@ def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
 def _on_one_face(new: Tensor, old: Tensor, distance: float) -> bool:
     """Whether the two Λ are positive at the same places, and no further apart."""
     return bool(((new > 0) == (old > 0)).all() and ((new - old).abs() <= distance).all())
-
-
-def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
-    """The nearest feasible point, its rounding-sized entries exactly zero: what is positive is the face."""
-    Lambda = problem.dual_loss.domain.project(Lambda)
-    Lambda = torch.where(Lambda > SMALLEST_LAMBDA, Lambda, 0.0)
-    return Lambda / Lambda.sum(-1, keepdim=True)
