@@ -11,7 +11,7 @@ from ..losses import MulticlassHinge
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton
-from .conjugate_part import ConjugatePart, QuadraticPart, conjugate_part
+from .conjugate_part import ConjugatePart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
 
@@ -30,7 +30,7 @@ LAST_BARRIER = 1e-14
 def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     part = conjugate_part(problem, precision)
-    Lambda = _competitors(part) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     at = _search(part, Lambda, max(tol, POLISH_BELOW), torch.full_like(problem.l2, max_iter, dtype=torch.int64))
     n_iter = at.n_iter
     for target in (tol, min(tol, DECIDED)):
@@ -66,21 +66,16 @@ def _hinge(problem: Problem) -> MulticlassHinge:
     return problem.loss
 
 
-def _competitors(part: ConjugatePart) -> Tensor:
+def _competitors(problem: Problem) -> Tensor:
     """Λ uniform over the classes a sample does not have: where l1 is large it already certifies W = 0.
 
-    Where it does not, Λ uniform over all classes is the better start, every class being free to move there.
+    Where it does not, most features that the solution uses are active there.
     """
-    problem = part.problem
     allowed = _hinge(problem).domain.allowed.expand_as(problem.Y)
-    uniform = allowed.to(problem.Y.dtype) / allowed.sum(-1, keepdim=True)
-    if isinstance(part, QuadraticPart):
-        return uniform
     others = torch.where(allowed, 1 - problem.Y, 0.0)
     total = others.sum(-1, keepdim=True)
-    others = torch.where(total > 0, others / torch.where(total > 0, total, 1.0), uniform)
-    zero = (problem.coef_of(part.image(problem.Y - others)) == 0).flatten(1).all(-1)
-    return torch.where(zero[:, None, None], others, uniform)
+    # A sample without competitors, its own class alone in the mask, competes with itself.
+    return torch.where(total > 0, others / torch.where(total > 0, total, 1.0), allowed.to(problem.Y.dtype))
 
 
 def _search(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: Tensor) -> "_Point":
