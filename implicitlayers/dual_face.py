@@ -115,12 +115,12 @@ def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, li
     b, e = sample.shape
     alpha, q = bends(problem, V)
     X = problem.X.to(dtype)
-    M = _rows_and_columns(((X * alpha.to(dtype)[..., None, :]) @ X.mT).to(torch.float64), sample)
-    M = M * (direction @ direction.mT)
+    M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
     bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
     width = max(1, limit // max(1, b * e))
+    element = torch.arange(b, device=X.device)[:, None]
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
-        A = some.gather(-2, sample[..., None].expand(b, e, some.shape[-1])) * (narrow @ q_some.mT)
+        A = some[element, sample] * (narrow @ q_some.mT)
         bent = torch.baddbmm(bent, A, A.mT)
     M = (M + bent) / problem.l2[..., None, None]
     return (M + M.mT) / 2

@@ -28,7 +28,7 @@ def solve(
     ``precision`` is that in which features came; ``differentiated``, whether anybody asks for derivatives.
     """
     if isinstance(problem.loss, MulticlassHinge):
-        return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
+        return hinge.solve(problem, start and start.theta, tol, max_iter, precision, differentiated)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
         return direct.solve(problem)
     if isinstance(problem.penalty, Cardinality):

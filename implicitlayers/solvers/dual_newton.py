@@ -145,10 +145,12 @@ class Damping:
 
 
 class Step(NamedTuple):
-    """Two targets for Λ (b, n, k): ``newton``, and the ``safe`` minimum of the model; ``settled`` (b,)."""
+    """Two targets for Λ (b, n, k): ``newton``, and the ``safe`` minimum of the model, made when asked for; ``settled``
+    (b,).
+    """
 
     newton: Tensor
-    safe: Tensor
+    safe: Callable[[], Tensor]
     settled: Tensor
 
 
@@ -170,7 +172,7 @@ def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor,
         return torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda)
 
     domain = problem.dual_loss.domain
-    return Step(domain.project(unscaled(point)), domain.project(unscaled(face.feasible)), face.settled)
+    return Step(domain.project(unscaled(point)), lambda: domain.project(unscaled(face.feasible)), face.settled)
 
 
 def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: Tensor, local: Local) -> Face:
@@ -245,10 +247,11 @@ def _line_search(
     length, reached, moved = towards(target)
     short = live & (length < 0.1)
     if short.any():
-        safe_length, safe_reached, safe_moved = towards(step.safe)
+        safe = step.safe()
+        safe_length, safe_reached, safe_moved = towards(safe)
         use = short & ((safe_reached < reached) | (length == 0))
         length, pick = torch.where(use, safe_length, length), use[:, None, None]
-        target, moved = torch.where(pick, step.safe, target), torch.where(pick, safe_moved, moved)
+        target, moved = torch.where(pick, safe, target), torch.where(pick, safe_moved, moved)
     t = torch.where(live, length, 0.0)[:, None, None]
     # A full step lands on its target exactly, zeros included.
     return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)

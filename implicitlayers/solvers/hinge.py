@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..dual_face import DualFace, KroneckerFace
+from ..features import AllFeatures
 from ..losses import MulticlassHinge
+from ..optimality import NoSystem
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton
-from .conjugate_part import ConjugatePart, conjugate_part
+from .conjugate_part import ConjugatePart, PenalisedPart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
 
@@ -21,30 +23,42 @@ POLISH_STEPS, SETTLED_STEP = 5, 1e-8
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
 SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Gaps that differ by less are the same.
+ROUNDING = 1e-15
+# The relative gap to go to where no Newton on a face follows, and the products that a system may take for nobody.
+EXACT, LARGEST_IDLE = 1e-9, 2**23
 # The gap at which a tie is one.
 DECIDED = 1e-13
 # The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
 LAST_BARRIER = 1e-14
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
+def solve(
+    problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
+) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     part = conjugate_part(problem, precision)
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    at = _search(part, Lambda, max(tol, POLISH_BELOW), torch.full_like(problem.l2, max_iter, dtype=torch.int64))
-    n_iter = at.n_iter
+    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), max_iter)
+    if not differentiated and _is_large(part, found.Lambda):
+        finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
+        found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
+        if (found.gap <= tol).all() and not at.degenerate.any():
+            return _without_system(at, found.n_iter)
+    at, n_iter = _exact(part, found, max(tol, POLISH_BELOW)), found.n_iter
     for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
         failed = ~(relative(at.gap, problem.null_objective()) <= tol)
         unsure = ((failed | at.degenerate) & (n_iter < max_iter)).nonzero().flatten()
         if not len(unsure):
             break
-        found = _search(part.pick(unsure), at.Lambda[unsure], target, max_iter - n_iter[unsure])
+        some = part.pick(unsure)
+        found = dual_newton.minimise(some, at.Lambda[unsure], target, max_iter - n_iter[unsure])
         n_iter = n_iter.index_add(0, unsure, found.n_iter)
-        at = _polish(part, at.Lambda.index_copy(0, unsure, found.Lambda))
+        at = _polish(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda))
     theta = problem.Y - at.Lambda
     return Result(
-        coef=at.local.coef(theta),
+        coef=_no_worse_than_zero(problem, at, tol),
         theta=theta,
         features=at.local.features,
         system=at.face,
@@ -54,6 +68,27 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, pre
         derivative_error=at.derivative_error(),
         n_iter=n_iter,
     )
+
+
+def _no_worse_than_zero(problem: Problem, at: "_Point", tol: float) -> Tensor:
+    """W (b, m, k), zero where that is lower: the gap to the same dual point is then smaller, too."""
+    coef, null = at.local.coef(problem.Y - at.Lambda), problem.null_objective()
+    if (relative(at.gap, null) <= tol).all():
+        return coef
+    return torch.where((problem.objective(coef) <= null)[:, None, None], coef, 0.0)
+
+
+def _is_large(part: ConjugatePart, Lambda: Tensor) -> bool:
+    """Whether the system of this face, made for nobody, would cost more than a Newton step or two without it."""
+    edges = ((Lambda > 0).sum((1, 2)) - Lambda.shape[1]).amax()
+    return isinstance(part, PenalisedPart) and int(edges) ** 2 * part.problem.X.shape[-1] > LARGEST_IDLE
+
+
+def _without_system(at: "_Point", n_iter: Tensor) -> Result:
+    """What the solver hands over where nobody has asked for derivatives: how exact they would be is not known."""
+    theta, no = at.part.problem.Y - at.Lambda, torch.zeros_like(at.gap, dtype=torch.bool)
+    nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
+    return Result(at.local.coef(theta), theta, *nothing, no, no, torch.full_like(at.gap, torch.inf), n_iter)
 
 
 def polish(problem: Problem, Lambda: Tensor) -> Tensor:
@@ -78,15 +113,19 @@ def _competitors(problem: Problem) -> Tensor:
     return torch.where(total > 0, others / torch.where(total > 0, total, 1.0), allowed.to(problem.Y.dtype))
 
 
-def _search(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: Tensor) -> "_Point":
-    """A point of a gap of at most ``target``, the zeros of its Λ exact."""
-    found = dual_newton.minimise(part, Lambda, target, max_iter)
-    at = _polish(part, _unstuck(part.problem, found.Lambda, ~(found.gap <= target)))
+def _exact(part: ConjugatePart, found: dual_newton.DualPoint, target: float) -> "_Point":
+    """From what Newton's method ``found`` to a point whose zeros are exact, of a gap of at most ``target``."""
+    problem = part.problem
+    at = _polish(part, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
     singular = at.face.singular
     if singular.any():
         # Too many λ are free for the features in use: most of them are zeros that have not got there.
-        at = _polish(part, _unstuck(part.problem, at.Lambda, singular))
-    at.n_iter = found.n_iter
+        at = _polish(part, _unstuck(problem, at.Lambda, singular))
+    # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
+    worse = ~(at.gap <= found.gap.clamp_max(1) * problem.null_objective() + ROUNDING)[:, None, None]
+    if worse.any():
+        safe = torch.where((found.gap <= 1)[:, None, None], found.Lambda, problem.Y)
+        at = _polish(part, torch.where(worse, safe, at.Lambda))
     return at
 
 
@@ -104,7 +143,6 @@ class _Point:
     """Λ (b, n, k), R* there, its gap (b,), and the optimality system ``face``, once it is made."""
 
     face: DualFace | KroneckerFace
-    n_iter: Tensor
 
     def __init__(self, part: ConjugatePart, Lambda: Tensor) -> None:
         problem = part.problem
@@ -165,7 +203,7 @@ def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
     for _ in range(POLISH_STEPS):
         new = _Point(part, problem.dual_loss.domain.project(at.Lambda - at.newton_step()))
         # NaN compares false: a step into nowhere is not taken.
-        better = (new.gap <= at.gap + 1e-15)[:, None, None]
+        better = (new.gap <= at.gap + ROUNDING)[:, None, None]
         if not better.all():
             new = _Point(part, torch.where(better, new.Lambda, at.Lambda))
         settled = bool(((new.Lambda - at.Lambda).abs() <= SETTLED_STEP).all())
