@@ -7,6 +7,9 @@ from torch import Tensor
 
 from .prox import project_simplex
 
+# A λ below this is rounding: the sample does not touch that class.
+SMALLEST_LAMBDA = 1e-12
+
 
 class Edges(NamedTuple):
     """Directions in which λ can move both ways: edge e moves sample ``sample`` (b, E) along ``direction`` (b, E, k).
@@ -39,9 +42,11 @@ class Simplex(NamedTuple):
     allowed: Tensor
 
     def project(self, Lambda: Tensor) -> Tensor:
-        """The nearest point, row by row."""
+        """The nearest point, row by row, its rounding-sized entries exactly zero: what is positive is the face."""
         total = torch.ones_like(Lambda[..., :1])
-        return project_simplex(Lambda, total, self.allowed.expand_as(Lambda))
+        Lambda = project_simplex(Lambda, total, self.allowed.expand_as(Lambda))
+        Lambda = torch.where(Lambda > SMALLEST_LAMBDA, Lambda, 0.0)
+        return Lambda / Lambda.sum(-1, keepdim=True)
 
     def edges(self, Lambda: Tensor, present: Tensor) -> Edges:
         """On the face of Λ: from every sample's largest λ to each of its other positive ones."""

@@ -1,5 +1,6 @@
 """Optimality systems of a dual problem, on the face of its feasible set that holds the solution."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from .kronecker import FaceFactor, factorise_face
 from .linear import Factor, factorise, spectral_condition
 from .penalties import NoPenalty
 from .problem import Problem
-from .products import gram
+from .products import gram, product
 
 
 class DualFace(NamedTuple):
@@ -114,12 +115,12 @@ def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, li
     b, e = sample.shape
     alpha, q = bends(problem, V)
     X = problem.X.to(dtype)
-    M = _rows_and_columns(((X * alpha.to(dtype)[..., None, :]) @ X.mT).to(torch.float64), sample)
-    M = M * (direction @ direction.mT)
+    M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
     bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
     width = max(1, limit // max(1, b * e))
+    element = torch.arange(b, device=X.device)[:, None]
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
-        A = some.gather(-2, sample[..., None].expand(b, e, some.shape[-1])) * (narrow @ q_some.mT)
+        A = some[element, sample] * (narrow @ q_some.mT)
         bent = torch.baddbmm(bent, A, A.mT)
     M = (M + bent) / problem.l2[..., None, None]
     return (M + M.mT) / 2
@@ -180,10 +181,14 @@ def kronecker_face(problem: Problem, model: Tensor, Lambda: Tensor) -> Kronecker
 
 def _attach_dual(face: "DualFace | KroneckerFace", problem: Problem, Lambda: Tensor, order: int) -> Tensor:
     """Coefficients with the derivatives of Λ on its face."""
-
-    def residual(L: Tensor) -> Tensor:
-        scores = problem.scores(problem.coef_of(problem.correlation(problem.Y - L)))
-        return face.residual(problem, L, scores)
-
-    Lambda = attach(Lambda, residual, lambda r: face.step(problem, r), order)
+    scores = _scores(problem)
+    Lambda = attach(Lambda, lambda L: face.residual(problem, L, scores(L)), lambda r: face.step(problem, r), order)
     return problem.coef_of(problem.correlation(problem.Y - Lambda))
+
+
+def _scores(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """Λ → XW(Λ). Without a penalty all of it lives in the Gram matrix: one pass over X, however often it is asked."""
+    if isinstance(problem.penalty, NoPenalty):
+        kernel = gram(problem.X) / problem.l2[..., None, None]
+        return lambda L: product(kernel, problem.weight[..., None] * (problem.Y - L))
+    return lambda L: problem.scores(problem.coef_of(problem.correlation(problem.Y - L)))

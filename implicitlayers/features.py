@@ -26,17 +26,19 @@ class Support(NamedTuple):
 
     @classmethod
     def of(cls, chosen: Tensor) -> "Support":
-        """The support of a boolean (b, m), S the size of the largest in the batch; looks at the data."""
+        """The support of a boolean (b, m), S the size of the largest in the batch; looks at the data.
+
+        Columns are in order, in which memory is read several times faster.
+        """
         size = int(chosen.sum(-1).amax()) if chosen.numel() else 0
-        values, columns = chosen.to(torch.uint8).topk(size, dim=-1)
-        return cls(columns, values > 0)
+        real, columns = chosen.sort(dim=-1, descending=True, stable=True)
+        return cls(columns[..., :size], real[..., :size])
 
     def take(self, X: Tensor) -> Tensor:
         """Gather the columns of X (..., n, m) to (..., n, S), zero (or false) in the padding."""
         index = self.columns[..., None, :].expand(*X.shape[:-1], self.columns.shape[-1])
-        return torch.where(
-            self.real[..., None, :], X.gather(-1, index), torch.zeros((), dtype=X.dtype, device=X.device)
-        )
+        # In place: a second matrix of this size would cost more than the first.
+        return X.gather(-1, index).masked_fill_(~self.real[..., None, :], 0)
 
     def put(self, W: Tensor, n_features: int) -> Tensor:
         """Scatter rows W (..., S, k) to (..., m, k), zero elsewhere."""

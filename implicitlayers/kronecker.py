@@ -34,10 +34,14 @@ class FaceFactor(NamedTuple):
 
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it."""
-        unconstrained = (self.inverse @ C[..., None])[..., 0]
+        unconstrained = self._times_inverse(C)
         rhs = unconstrained.sum(-2, keepdim=True)
-        multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur)
-        return (self.inverse @ multiplier.unsqueeze(-3))[..., 0] - unconstrained, multiplier.mT
+        multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur).mT
+        return self._times_inverse(multiplier) - unconstrained, multiplier
+
+    def _times_inverse(self, C: Tensor) -> Tensor:
+        """Rows from the left: in batches several times faster than columns from the right."""
+        return (C.unsqueeze(-2) @ self.inverse).squeeze(-2)
 
 
 def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:

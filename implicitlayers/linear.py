@@ -27,8 +27,8 @@ class Factor(NamedTuple):
     condition: Tensor
 
     def solve(self, R: Tensor) -> Tensor:
-        """M⁺R for R (..., d, r)."""
-        return self.root @ (self.root.mT @ R)
+        """M⁺R for R (..., d, r); rows from the left, several times faster in batches than columns from the right."""
+        return (R.mT @ self.root @ self.root.mT).mT
 
 
 class Conditioned(Protocol):
@@ -76,7 +76,7 @@ def spectral_condition(M: Tensor, factor: Factor) -> Tensor:
     x = y = start.expand(M.shape[:-1])[..., None]
     for _ in range(POWER_STEPS):
         x, y = x / x.norm(dim=-2, keepdim=True), y / y.norm(dim=-2, keepdim=True)
-        x, y = factor.solve(x), M @ y
+        x, y = factor.solve(x), (y.mT @ M).mT
     condition = x.norm(dim=-2)[..., 0] * y.norm(dim=-2)[..., 0]
     return torch.where(factor.singular, torch.inf, condition)
 

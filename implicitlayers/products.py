@@ -5,6 +5,8 @@ the product is taken in the dtype of X instead, because its backward pass would 
 have the precision of X, as their result does.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -33,22 +35,36 @@ def transposed_product(A: Tensor, B: Tensor) -> Tensor:
     return (B.mT @ A).mT if A.dtype == B.dtype else product(A.mT, B)
 
 
-def gram(A: Tensor, weight: Tensor | None = None) -> Tensor:
-    """A diag(weight) Aᵀ in float64, symmetric to the last digit; ``weight`` (..., columns of A)."""
-    if A.dtype != torch.float64 and not is_differentiated(A):
-        parts = _chunks(A, -1)
-        sizes = [part.shape[-1] for part in parts]
-        weights = [None] * len(parts) if weight is None else weight.split(sizes, dim=-1)
-        return _sum([gram(part.to(torch.float64), w) for part, w in zip(parts, weights, strict=True)])
-    weighted = A if weight is None else A * weight[..., None, :].to(A.dtype)
-    product = (weighted @ A.mT).to(torch.float64)
+def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch.float64) -> Tensor:
+    """A diag(weight) Aᵀ in float64, symmetric to the last digit; ``weight`` (..., columns of A).
+
+    Sums over parts of the columns are in ``precision``.
+    """
+    if is_differentiated(A) or (weight is None and A.dtype == precision):
+        product = (A if weight is None else A * weight[..., None, :].to(A.dtype)) @ A.mT
+    else:
+        product = _sum(list(_partial_grams(A, weight, precision)))
+    product = product.to(torch.float64)
     # Products round differently on both sides of the diagonal; an unsymmetric model stalls at gaps of 1e-7.
     return (product + product.mT) / 2
 
 
+def _partial_grams(A: Tensor, weight: Tensor | None, precision: torch.dtype) -> Iterator[Tensor]:
+    """Part by part, so that neither a converted nor a weighted A is ever in memory as a whole."""
+    start = 0
+    for part in _chunks(A, -1):
+        end = start + part.shape[-1]
+        part = part.to(precision)
+        yield (part if weight is None else part * weight[..., None, start:end].to(precision)) @ part.mT
+        start = end
+
+
 def row_squares(X: Tensor) -> Tensor:
-    """‖xᵢ‖², (..., n), in float64."""
-    return torch.linalg.vector_norm(X, dim=-1, dtype=torch.float64).square()
+    """‖xᵢ‖², (..., n), as exact as X: sums in float64 of a large X in float32 take thirty times as long."""
+    norms = torch.linalg.vector_norm(X, dim=-1)
+    if not norms.isfinite().all():
+        norms = torch.linalg.vector_norm(X, dim=-1, dtype=torch.float64)
+    return norms.to(torch.float64).square()
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ def solve(problem: Problem, start: Start | None, solver: str, limits: Limits) ->
     """Run one of the `candidates`."""
     tol, max_iter, precision, differentiated = limits
     if solver == "dual_newton":
-        return hinge.solve(problem, start and start.theta, tol, max_iter, precision)
+        return hinge.solve(problem, start and start.theta, tol, max_iter, precision, differentiated)
     if solver in ("primal", "dual"):
         return direct.solve(problem, dual=solver == "dual")
     if solver == "subset":

@@ -17,7 +17,7 @@ from ..problem import Problem
 from ..products import gram, product, row_squares
 
 # Gathering the active features pays below this share of all features.
-GATHER_BELOW = 0.6
+GATHER_BELOW = 0.9
 # What is rounding beside one.
 ROUNDING = 1e-13
 # Models in float32 pay from this number of entries of X, over the batch.
@@ -150,8 +150,8 @@ class PenalisedLocal:
     def model(self) -> Tensor:
         """M (b, n, n), for which M ⊗ I stands for the Hessian in √s̄Λ."""
         X, alpha, q = self._rough
-        M = ((X * (alpha + q.square().sum(-1) / 2)[..., None, :]) @ X.mT).to(torch.float64)
-        return (M + M.mT) / 2 * self.part.root * self.part.root.mT
+        M = gram(X, alpha + q.square().sum(-1) / 2, self.part.model_precision)
+        return M * self.part.root * self.part.root.mT
 
     @property
     def hessian(self) -> Callable[[Tensor], Tensor]:

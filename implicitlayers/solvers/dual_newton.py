@@ -24,7 +24,8 @@ from ..problem import Problem, relative
 from .conjugate_part import ConjugatePart, Local
 from .face import Face, free_face, simplex_face
 
-# Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner.
+# Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner; near the minimum at the
+# root of the gap, which is how far Λ is from it: Newton's method is then as fast as with exact steps.
 CG_REDUCTION = 0.1
 CG_STEPS = 20
 # Steps of the active set: with a penalty the model is only a model.
@@ -81,10 +82,11 @@ class _Search:
     ) -> None:
         self.part, self.Lambda, self.image = part, Lambda, image
         self.local: Local = part.local(image)
-        null = part.problem.null_objective()
-        steps = torch.zeros_like(null, dtype=torch.int64)
-        self.best, self.idle = DualPoint(Lambda, torch.full_like(null, torch.inf), steps), 0
-        self.tol, self.max_iter = torch.zeros_like(null) + tol, steps + max_iter
+        self.null = part.problem.null_objective()
+        self.gap = torch.full_like(self.null, torch.inf)
+        steps = torch.zeros_like(self.null, dtype=torch.int64)
+        self.best, self.idle = DualPoint(Lambda, self.gap, steps), 0
+        self.tol, self.max_iter = torch.zeros_like(self.null) + tol, steps + max_iter
         self.damping = Damping(part)
 
     def pick(self, index: Tensor) -> "_Search":
@@ -92,7 +94,7 @@ class _Search:
         some = _Search(
             self.part.pick(index), self.Lambda[index], self.image[index], self.tol[index], self.max_iter[index]
         )
-        some.best, some.idle = DualPoint(*(t[index] for t in self.best)), self.idle
+        some.best, some.gap, some.idle = DualPoint(*(t[index] for t in self.best)), self.gap[index], self.idle
         some.damping.factor = self.damping.factor[index]
         return some
 
@@ -100,7 +102,7 @@ class _Search:
         """Take note of the gap; the elements (b,) to go on with."""
         problem, best = self.part.problem, self.best
         samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
-        gap = relative((problem.weight * samples).sum(-1), problem.null_objective())
+        self.gap = gap = relative((problem.weight * samples).sum(-1), self.null)
         self.idle = 0 if ((gap < 0.9 * best.gap) & (best.gap > self.tol)).any() else self.idle + 1
         Lambda = torch.where((gap < best.gap)[:, None, None], self.Lambda, best.Lambda)
         live = (gap > self.tol) & (best.n_iter < self.max_iter)
@@ -109,7 +111,9 @@ class _Search:
 
     def step(self, live: Tensor) -> None:
         """One step of Newton's method in the elements ``live`` (b,)."""
-        step = _model_step(self.part.problem, self.Lambda, self.local, self.damping.value)
+        step = _model_step(
+            self.part.problem, self.Lambda, self.local, self.damping.value, self.gap.sqrt().clamp_max(CG_REDUCTION)
+        )
         length, self.Lambda, self.image = _line_search(self.part, self.Lambda, self.image, self.local, step, live)
         self.damping.update(live, length, step.settled)
         self.local = self.part.local(self.image)
@@ -141,14 +145,16 @@ class Damping:
 
 
 class Step(NamedTuple):
-    """Two targets for Λ (b, n, k): ``newton``, and the ``safe`` minimum of the model; ``settled`` (b,)."""
+    """Two targets for Λ (b, n, k): ``newton``, and the ``safe`` minimum of the model, made when asked for; ``settled``
+    (b,).
+    """
 
     newton: Tensor
-    safe: Tensor
+    safe: Callable[[], Tensor]
     settled: Tensor
 
 
-def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor) -> Step:
+def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor, reduction: Tensor) -> Step:
     """Parts 1 and 2 of a step, on L = √s̄Λ."""
     root = problem.weight.sqrt()[..., None]
     L = root * Lambda
@@ -159,14 +165,14 @@ def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor)
     point = face.point
     if local.hessian is not None:
         curved = local.hessian
-        point = _conjugate_gradients(lambda D: curved(D) + diagonal * D, face, slope, L)
+        point = _conjugate_gradients(lambda D: curved(D) + diagonal * D, face, slope, L, reduction)
 
     def unscaled(L: Tensor) -> Tensor:
         # An absent sample's λ acts on nothing; it stays where it is.
         return torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda)
 
     domain = problem.dual_loss.domain
-    return Step(domain.project(unscaled(point)), domain.project(unscaled(face.feasible)), face.settled)
+    return Step(domain.project(unscaled(point)), lambda: domain.project(unscaled(face.feasible)), face.settled)
 
 
 def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: Tensor, local: Local) -> Face:
@@ -181,13 +187,15 @@ def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: T
     return simplex_face(M, C, L, free, problem.weight, domain.allowed, steps)
 
 
-def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], face: Face, slope: Tensor, L: Tensor) -> Tensor:
+def _conjugate_gradients(
+    hessian: Callable[[Tensor], Tensor], face: Face, slope: Tensor, L: Tensor, reduction: Tensor
+) -> Tensor:
     """Improve the model's minimum on its face towards the minimum of the exact quadratic around L."""
     X = face.point
     R = face.tangent(-slope - hessian(X - L))
     D = Z = face.precondition(R)
     rz = _dot(R, Z).clamp_min(0)
-    start, on = rz, rz > 0
+    enough, on = rz * reduction[:, None, None] ** 2, rz > 0
     for _ in range(CG_STEPS):
         HD = face.tangent(hessian(D))
         curvature = _dot(D, HD)
@@ -196,7 +204,7 @@ def _conjugate_gradients(hessian: Callable[[Tensor], Tensor], face: Face, slope:
         X, R = X + length * D, R - length * HD
         Z = face.precondition(R)
         rz, before = _dot(R, Z).clamp_min(0), rz
-        on = on & (rz > CG_REDUCTION**2 * start)
+        on = on & (rz > enough)
         if not on.any():
             break
         D = Z + torch.where(on, rz / torch.where(on, before, 1.0), 0.0) * D
@@ -239,10 +247,11 @@ def _line_search(
     length, reached, moved = towards(target)
     short = live & (length < 0.1)
     if short.any():
-        safe_length, safe_reached, safe_moved = towards(step.safe)
+        safe = step.safe()
+        safe_length, safe_reached, safe_moved = towards(safe)
         use = short & ((safe_reached < reached) | (length == 0))
         length, pick = torch.where(use, safe_length, length), use[:, None, None]
-        target, moved = torch.where(pick, step.safe, target), torch.where(pick, safe_moved, moved)
+        target, moved = torch.where(pick, safe, target), torch.where(pick, safe_moved, moved)
     t = torch.where(live, length, 0.0)[:, None, None]
     # A full step lands on its target exactly, zeros included.
     return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)

@@ -7,46 +7,58 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..dual_face import DualFace, KroneckerFace
+from ..features import AllFeatures
 from ..losses import MulticlassHinge
+from ..optimality import NoSystem
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton
-from .conjugate_part import ConjugatePart, QuadraticPart, conjugate_part
+from .conjugate_part import ConjugatePart, PenalisedPart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
 
-# A λ below this is rounding: the sample does not touch that class.
-SMALLEST_LAMBDA = 1e-12
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
 SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Gaps that differ by less are the same.
+ROUNDING = 1e-15
+# The relative gap to go to where no Newton on a face follows, and the products that a system may take for nobody.
+EXACT, LARGEST_IDLE = 1e-9, 2**23
 # The gap at which a tie is one.
 DECIDED = 1e-13
 # The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
 LAST_BARRIER = 1e-14
 
 
-def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype) -> Result:
+def solve(
+    problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
+) -> Result:
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     part = conjugate_part(problem, precision)
-    Lambda = _competitors(part) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    at = _search(part, Lambda, max(tol, POLISH_BELOW), torch.full_like(problem.l2, max_iter, dtype=torch.int64))
-    n_iter = at.n_iter
+    Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), max_iter)
+    if not differentiated and _is_large(part, found.Lambda):
+        finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
+        found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
+        if (found.gap <= tol).all() and not at.degenerate.any():
+            return _without_system(at, found.n_iter)
+    at, n_iter = _exact(part, found, max(tol, POLISH_BELOW)), found.n_iter
     for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
         failed = ~(relative(at.gap, problem.null_objective()) <= tol)
         unsure = ((failed | at.degenerate) & (n_iter < max_iter)).nonzero().flatten()
         if not len(unsure):
             break
-        found = _search(part.pick(unsure), at.Lambda[unsure], target, max_iter - n_iter[unsure])
+        some = part.pick(unsure)
+        found = dual_newton.minimise(some, at.Lambda[unsure], target, max_iter - n_iter[unsure])
         n_iter = n_iter.index_add(0, unsure, found.n_iter)
-        at = _polish(part, at.Lambda.index_copy(0, unsure, found.Lambda))
+        at = _polish(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda))
     theta = problem.Y - at.Lambda
     return Result(
-        coef=at.local.coef(theta),
+        coef=_no_worse_than_zero(problem, at, tol),
         theta=theta,
         features=at.local.features,
         system=at.face,
@@ -56,6 +68,27 @@ def solve(problem: Problem, start: Tensor | None, tol: float, max_iter: int, pre
         derivative_error=at.derivative_error(),
         n_iter=n_iter,
     )
+
+
+def _no_worse_than_zero(problem: Problem, at: "_Point", tol: float) -> Tensor:
+    """W (b, m, k), zero where that is lower: the gap to the same dual point is then smaller, too."""
+    coef, null = at.local.coef(problem.Y - at.Lambda), problem.null_objective()
+    if (relative(at.gap, null) <= tol).all():
+        return coef
+    return torch.where((problem.objective(coef) <= null)[:, None, None], coef, 0.0)
+
+
+def _is_large(part: ConjugatePart, Lambda: Tensor) -> bool:
+    """Whether the system of this face, made for nobody, would cost more than a Newton step or two without it."""
+    edges = ((Lambda > 0).sum((1, 2)) - Lambda.shape[1]).amax()
+    return isinstance(part, PenalisedPart) and int(edges) ** 2 * part.problem.X.shape[-1] > LARGEST_IDLE
+
+
+def _without_system(at: "_Point", n_iter: Tensor) -> Result:
+    """What the solver hands over where nobody has asked for derivatives: how exact they would be is not known."""
+    theta, no = at.part.problem.Y - at.Lambda, torch.zeros_like(at.gap, dtype=torch.bool)
+    nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
+    return Result(at.local.coef(theta), theta, *nothing, no, no, torch.full_like(at.gap, torch.inf), n_iter)
 
 
 def polish(problem: Problem, Lambda: Tensor) -> Tensor:
@@ -68,32 +101,31 @@ def _hinge(problem: Problem) -> MulticlassHinge:
     return problem.loss
 
 
-def _competitors(part: ConjugatePart) -> Tensor:
+def _competitors(problem: Problem) -> Tensor:
     """Λ uniform over the classes a sample does not have: where l1 is large it already certifies W = 0.
 
-    Where it does not, Λ uniform over all classes is the better start, every class being free to move there.
+    Where it does not, most features that the solution uses are active there.
     """
-    problem = part.problem
     allowed = _hinge(problem).domain.allowed.expand_as(problem.Y)
-    uniform = allowed.to(problem.Y.dtype) / allowed.sum(-1, keepdim=True)
-    if isinstance(part, QuadraticPart):
-        return uniform
     others = torch.where(allowed, 1 - problem.Y, 0.0)
     total = others.sum(-1, keepdim=True)
-    others = torch.where(total > 0, others / torch.where(total > 0, total, 1.0), uniform)
-    zero = (problem.coef_of(part.image(problem.Y - others)) == 0).flatten(1).all(-1)
-    return torch.where(zero[:, None, None], others, uniform)
+    # A sample without competitors, its own class alone in the mask, competes with itself.
+    return torch.where(total > 0, others / torch.where(total > 0, total, 1.0), allowed.to(problem.Y.dtype))
 
 
-def _search(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: Tensor) -> "_Point":
-    """A point of a gap of at most ``target``, the zeros of its Λ exact."""
-    found = dual_newton.minimise(part, Lambda, target, max_iter)
-    at = _polish(part, _unstuck(part.problem, found.Lambda, ~(found.gap <= target)))
+def _exact(part: ConjugatePart, found: dual_newton.DualPoint, target: float) -> "_Point":
+    """From what Newton's method ``found`` to a point whose zeros are exact, of a gap of at most ``target``."""
+    problem = part.problem
+    at = _polish(part, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
     singular = at.face.singular
     if singular.any():
         # Too many λ are free for the features in use: most of them are zeros that have not got there.
-        at = _polish(part, _unstuck(part.problem, at.Lambda, singular))
-    at.n_iter = found.n_iter
+        at = _polish(part, _unstuck(problem, at.Lambda, singular))
+    # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
+    worse = ~(at.gap <= found.gap.clamp_max(1) * problem.null_objective() + ROUNDING)[:, None, None]
+    if worse.any():
+        safe = torch.where((found.gap <= 1)[:, None, None], found.Lambda, problem.Y)
+        at = _polish(part, torch.where(worse, safe, at.Lambda))
     return at
 
 
@@ -111,7 +143,6 @@ class _Point:
     """Λ (b, n, k), R* there, its gap (b,), and the optimality system ``face``, once it is made."""
 
     face: DualFace | KroneckerFace
-    n_iter: Tensor
 
     def __init__(self, part: ConjugatePart, Lambda: Tensor) -> None:
         problem = part.problem
@@ -167,12 +198,12 @@ class _Point:
 def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
     problem = part.problem
-    at = made_at = _Point(part, _snapped(problem, Lambda))
+    at = made_at = _Point(part, problem.dual_loss.domain.project(Lambda))
     at.face = at.local.face(at.Lambda)
     for _ in range(POLISH_STEPS):
-        new = _Point(part, _snapped(problem, at.Lambda - at.newton_step()))
+        new = _Point(part, problem.dual_loss.domain.project(at.Lambda - at.newton_step()))
         # NaN compares false: a step into nowhere is not taken.
-        better = (new.gap <= at.gap + 1e-15)[:, None, None]
+        better = (new.gap <= at.gap + ROUNDING)[:, None, None]
         if not better.all():
             new = _Point(part, torch.where(better, new.Lambda, at.Lambda))
         settled = bool(((new.Lambda - at.Lambda).abs() <= SETTLED_STEP).all())
@@ -189,10 +220,3 @@ def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
 def _on_one_face(new: Tensor, old: Tensor, distance: float) -> bool:
     """Whether the two Λ are positive at the same places, and no further apart."""
     return bool(((new > 0) == (old > 0)).all() and ((new - old).abs() <= distance).all())
-
-
-def _snapped(problem: Problem, Lambda: Tensor) -> Tensor:
-    """The nearest feasible point, its rounding-sized entries exactly zero: what is positive is the face."""
-    Lambda = problem.dual_loss.domain.project(Lambda)
-    Lambda = torch.where(Lambda > SMALLEST_LAMBDA, Lambda, 0.0)
-    return Lambda / Lambda.sum(-1, keepdim=True)
