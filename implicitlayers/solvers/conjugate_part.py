@@ -71,9 +71,13 @@ class QuadraticLocal:
         """The Hessian in √s̄Λ is this (b, n, n) for every class."""
         return self.part.model
 
-    def coef(self, Theta: Tensor) -> Tensor:
+    def full_image(self, Theta: Tensor) -> Tensor:
+        """V (b, m, k)."""
+        return self.part.problem.correlation(Theta)
+
+    def coef(self, V: Tensor) -> Tensor:
         """W (b, m, k)."""
-        return self.part.problem.coef_of(self.part.problem.correlation(Theta))
+        return self.part.problem.coef_of(V)
 
     def moves(self) -> Tensor:
         """All of W moves with V, (b,)."""
@@ -166,7 +170,11 @@ class PenalisedLocal:
 
         return hessian
 
-    def coef(self, Theta: Tensor) -> Tensor:
+    def full_image(self, Theta: Tensor) -> Tensor:
+        """V (b, m, k)."""
+        return self.image
+
+    def coef(self, V: Tensor) -> Tensor:
         """W (b, m, k), a row of which is zero where its V is beyond the threshold by rounding alone."""
         beyond = self.part.problem.l2[:, None] * row_norm(self.W) > ROUNDING * row_norm(self.V)
         W = torch.where(beyond[..., None], self.W, 0.0)

@@ -56,10 +56,9 @@ def solve(
         found = dual_newton.minimise(some, at.Lambda[unsure], target, max_iter - n_iter[unsure])
         n_iter = n_iter.index_add(0, unsure, found.n_iter)
         at = _polish(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda))
-    theta = problem.Y - at.Lambda
     return Result(
-        coef=_no_worse_than_zero(problem, at, tol),
-        theta=theta,
+        coef=_no_worse_than_zero(at, tol),
+        theta=at.theta,
         features=at.local.features,
         system=at.face,
         state=at.Lambda,
@@ -67,12 +66,14 @@ def solve(
         singular=at.face.singular & at.local.moves(),
         derivative_error=at.derivative_error(),
         n_iter=n_iter,
+        V=at.V,
     )
 
 
-def _no_worse_than_zero(problem: Problem, at: "_Point", tol: float) -> Tensor:
+def _no_worse_than_zero(at: "_Point", tol: float) -> Tensor:
     """W (b, m, k), zero where that is lower: the gap to the same dual point is then smaller, too."""
-    coef, null = at.local.coef(problem.Y - at.Lambda), problem.null_objective()
+    problem = at.part.problem
+    coef, null = at.local.coef(at.V), problem.null_objective()
     if (relative(at.gap, null) <= tol).all():
         return coef
     return torch.where((problem.objective(coef) <= null)[:, None, None], coef, 0.0)
@@ -86,9 +87,9 @@ def _is_large(part: ConjugatePart, Lambda: Tensor) -> bool:
 
 def _without_system(at: "_Point", n_iter: Tensor) -> Result:
     """What the solver hands over where nobody has asked for derivatives: how exact they would be is not known."""
-    theta, no = at.part.problem.Y - at.Lambda, torch.zeros_like(at.gap, dtype=torch.bool)
+    no = torch.zeros_like(at.gap, dtype=torch.bool)
     nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
-    return Result(at.local.coef(theta), theta, *nothing, no, no, torch.full_like(at.gap, torch.inf), n_iter)
+    return Result(at.local.coef(at.V), at.theta, *nothing, no, no, torch.full_like(at.gap, torch.inf), n_iter, V=at.V)
 
 
 def polish(problem: Problem, Lambda: Tensor) -> Tensor:
@@ -154,6 +155,16 @@ class _Point:
         self.Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
         samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
         self.gap = (problem.weight * samples).sum(-1)
+
+    @property
+    def theta(self) -> Tensor:
+        """The dual point Θ (b, n, k)."""
+        return self.part.problem.Y - self.Lambda
+
+    @cached_property
+    def V(self) -> Tensor:
+        """That of Θ, (b, m, k)."""
+        return self.local.full_image(self.theta)
 
     def newton_step(self) -> Tensor:
         """The change of Λ that Newton's method asks for, with the opposite sign."""
