@@ -169,11 +169,9 @@ def kronecker_face(problem: Problem, model: Tensor, Lambda: Tensor) -> Kronecker
     present = root > 0
     curvature = problem.dual_loss.conjugate_curvature(problem.l2)[:, None, None]
     identity = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
-    # An absent sample has one entry in its face, which cannot move, and a row of zeros in M.
+    # An absent sample has a row of zeros in M; with a one on its diagonal it is regular, and no residual moves it.
     M = model + curvature * identity + torch.where(present, 0.0, 1.0) * identity
-    first = (Lambda > 0) & ((Lambda > 0).cumsum(-1) == 1)
-    free = torch.where(present, Lambda > 0, first)
-    factor = factorise_face(M, free.mT)
+    factor = factorise_face(M, (Lambda > 0).mT)
     norms = factor.inverse.square().sum((-2, -1)).amax(-1).sqrt()
     unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
     return KroneckerFace(root, unroot, factor, ~factor.regular, M.square().sum((-2, -1)).sqrt() * norms)

@@ -77,7 +77,7 @@ def test_small_systems_and_the_whole_have_the_same_derivatives(monkeypatch, smoo
 
     X, y = normal(2, 12, 30, seed=3), labels(2, 12, k=3)
     s = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    # A sample that is absent has one entry in its face.
+    # An absent sample has entries in its face, and none of them moves.
     s[0, 3] = 0
     small = jacrev(machine, argnums=(0, 2))(X, y, s)
 

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import directional_derivative, normal, relative_error
+from helpers import directional_derivative, labels, normal, relative_error
 from hypothesis import given
 from torch.func import jvp
 
@@ -11,7 +11,7 @@ import implicitlayers as il
 from implicitlayers.losses import Squared
 from implicitlayers.penalties import NoPenalty, Partly
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import primal
+from implicitlayers.solvers import conjugate_part, hinge, primal
 
 
 def problem(k=4):
@@ -45,6 +45,41 @@ def test_with_somebody_asking_it_is(monkeypatch):
 
     _, tangent = jvp(solved, (X,), (D,))
     assert relative_error(tangent, directional_derivative(solved, X, D)) <= 1e-3
+
+
+def test_a_support_vector_machine_makes_a_large_system_only_for_somebody(monkeypatch):
+    X, y = normal(3, 20, 60, seed=1), labels(3, 20, k=4)
+    layer = il.MulticlassSVM(0.1, 0.02)
+    expected, made = layer.solve(X, y), []
+    original = conjugate_part.dual_face
+
+    def noted(*arguments, **options):
+        made.append(arguments)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(conjugate_part, "dual_face", noted)
+    monkeypatch.setattr(hinge, "LARGEST_IDLE", 0)
+    found = layer.solve(X, y)
+    assert not made
+    assert (found.gap <= 1e-9).all()
+    assert (found.status == 0).all()
+    assert (found.derivative_error == torch.inf).all()
+    assert (expected.derivative_error < 1).all()
+    assert relative_error(found.coef, expected.coef) <= 1e-4
+    layer(X.requires_grad_(), y)
+    assert made
+
+
+def test_what_a_support_vector_machine_does_not_find_without_a_system_it_finds_with_one(monkeypatch):
+    """Duplicated samples leave ties, which Newton on a face decides."""
+    X, y = normal(3, 20, 8, seed=4), labels(3, 20, k=4)
+    X[1, 10:], y[1, 10:] = X[1, :10].clone(), y[1, :10].clone()
+    layer = il.MulticlassSVM(1e-3, 0.05, on_fail="ignore")
+    expected = layer.solve(X, y)
+    monkeypatch.setattr(hinge, "LARGEST_IDLE", 0)
+    found = layer.solve(X, y)
+    assert (found.converged >= expected.converged).all()
+    assert (found.gap <= 1e-9)[expected.converged].all()
 
 
 @given(st.integers(2, 30), st.integers(2, 30), st.integers(0, 1000), st.booleans())

@@ -34,11 +34,35 @@ def test_products_in_parts_are_products(n, m, k, chunk, batch, seed):
             "transposed": (products.transposed_product(X, C), exact.mT @ C),
             "gram": (products.gram(X), exact @ exact.mT),
             "weighted gram": (products.gram(X, weight), exact * weight[..., None, :] @ exact.mT),
-            "squares": (products.row_squares(X), exact.square().sum(-1)),
         }
     for name, (given_, expected) in found.items():
         assert given_.dtype == torch.float64, name
         assert relative_error(given_, expected) <= 1e-14, name
+
+
+@given(SIZES, SIZES, st.sampled_from([torch.float32, torch.float64]), st.integers(0, 1000))
+def test_squares_of_rows_are_as_exact_as_the_features(n, m, dtype, seed):
+    X = normal(n, m, seed=seed).to(dtype)
+    found = products.row_squares(X)
+    assert found.dtype == torch.float64
+    assert relative_error(found, X.double().square().sum(-1)) <= 8 * torch.finfo(dtype).eps
+
+
+def test_squares_of_rows_that_float32_does_not_hold():
+    X = torch.tensor([[3e30, 4e30], [0.0, 1.0]])
+    assert relative_error(products.row_squares(X), X.double().square().sum(-1)) <= 1e-6
+
+
+@given(SIZES, SIZES, CHUNKS, st.integers(0, 1000))
+def test_rough_gram_matrices_have_the_precision_asked_for(n, m, chunk, seed):
+    X, weight = normal(n, m, seed=seed).float(), uniform(m)
+    exact = X.double() * weight @ X.double().mT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "CHUNK", chunk)
+        found = products.gram(X, weight, torch.float32)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, found.mT)
+    assert relative_error(found, exact) <= 1e-5
 
 
 @given(SIZES, SIZES, CHUNKS, st.integers(0, 1000))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import implicitlayers as il
+from implicitlayers.domains import Simplex
 
 VARIANTS = [(0.0, 0.0), (0.05, 0.0), (0.0, 0.5), (0.05, 0.5)]
 variants = pytest.mark.parametrize(("l1", "smoothing"), VARIANTS)
@@ -257,6 +258,33 @@ def test_labels_and_one_hot_targets_are_the_same():
     assert torch.equal(solved(X, one_hot(y, 3)).coef, expected)
     assert torch.equal(solved(X, y.to(torch.int32), k=3).coef, expected)
     assert torch.equal(solved(X, one_hot(y, 3).to(torch.float32)).coef, expected)
+
+
+@pytest.mark.parametrize("max_iter", [1, 100])
+def test_nothing_is_worse_than_zero(max_iter):
+    """Features of quite different units and hardly a ridge: what is not found is flagged, and still no nonsense."""
+    X, y = normal(4, 15, 40, seed=7), labels(4, 15, k=3)
+    X = X * 10 ** (4 * uniform(4, 1, 40, low=0.0, high=1.0) - 2)
+    layer = il.MulticlassSVM(1e-3, 0.3, max_iter=max_iter, on_fail="ignore")
+    solution = layer.solve(X, y)
+    assert (solution.gap <= 1).all()
+    for i in range(4):
+        objective = svm_objective(X[i], one_hot(y[i], 3), solution.coef[i], 1e-3, 0.3)
+        assert objective <= 1 + 1e-12
+
+
+def test_zeros_of_a_point_in_the_simplex_stay_zeros():
+    """Rounding in the sum of the others must not make them positive: what is positive is the face."""
+    Lambda = simplex_points_with_zeros(200, 5)
+    projected = Simplex(torch.ones(1, 5, dtype=torch.bool)).project(Lambda)
+    assert ((projected > 0) == (Lambda > 0)).all()
+    assert (projected - Lambda).abs().max() <= 1e-15
+
+
+def simplex_points_with_zeros(n, k):
+    Lambda = uniform(n, k) * (normal(n, k) > 0)
+    Lambda[:, 0] += 0.1
+    return Lambda / Lambda.sum(-1, keepdim=True)
 
 
 def test_coef_error_bounds_the_distance_to_the_solution():
