@@ -1,8 +1,10 @@
-"""Some elements of a batch, and back: what is finished leaves, so that a hard element does not cost a batch of them."""
+"""Some elements of a batch, and back: what is finished leaves, so that a hard element does not cost a batch of them.
+
+An ``index`` (j,) is in ascending order; that of all elements costs nothing.
+"""
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -11,11 +13,11 @@ T = TypeVar("T")
 
 def pick(tree: T, index: Tensor) -> T:
     """These elements of every tensor of ``tree``, (b, ...)."""
-    return pytree.tree_map_only(Tensor, lambda t: t[index], tree)
+    return pytree.tree_map_only(Tensor, lambda t: t if len(t) == len(index) else t[index], tree)
 
 
 def put(tree: T, index: Tensor, part: T) -> T:
-    """``tree`` with these elements replaced."""
+    """``tree`` with these elements replaced by those of ``part``."""
     return pytree.tree_map(lambda t, p: _put(t, index, p), tree, part)
 
 
@@ -26,4 +28,6 @@ def few(live: Tensor) -> Tensor | None:
 
 
 def _put(whole: Any, index: Tensor, part: Any) -> Any:
-    return whole.index_copy(0, index, part) if isinstance(whole, torch.Tensor) else whole
+    if not isinstance(whole, Tensor) or len(whole) == len(index):
+        return part
+    return whole.index_copy(0, index, part)

@@ -8,13 +8,13 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face
 from ..features import AllFeatures, Features, Support
 from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares
+from .batch import pick
 
 # Gathering the active features pays below this share of all features.
 GATHER_BELOW = 0.9
@@ -37,7 +37,7 @@ class QuadraticPart:
 
     def pick(self, index: Tensor) -> "QuadraticPart":
         """Some elements of the batch."""
-        return QuadraticPart(pytree.tree_map(lambda t: t[index], self.problem), self.kernel[index])
+        return QuadraticPart(pick(self.problem, index), self.kernel[index])
 
     def image(self, Theta: Tensor) -> Tensor:
         """Z, (b, n, k)."""
@@ -114,7 +114,7 @@ class PenalisedPart:
 
     def pick(self, index: Tensor) -> "PenalisedPart":
         """Some elements of the batch."""
-        return PenalisedPart(pytree.tree_map(lambda t: t[index], self.problem), self.precision)
+        return PenalisedPart(pick(self.problem, index), self.precision)
 
     def image(self, Theta: Tensor) -> Tensor:
         """V, (b, m, k)."""

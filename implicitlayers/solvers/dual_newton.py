@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..domains import Simplex
 from ..problem import Problem, relative
+from .batch import few, put
 from .conjugate_part import ConjugatePart, Local
 from .face import Face, free_face, simplex_face
 
@@ -42,12 +43,6 @@ class DualPoint(NamedTuple):
     gap: Tensor
     n_iter: Tensor
 
-    def with_some(self, index: Tensor, other: "DualPoint") -> "DualPoint":
-        """These elements replaced."""
-        if len(index) == len(self.gap):
-            return other
-        return DualPoint(*(a.index_copy(0, index, b) for a, b in zip(self, other, strict=True)))
-
 
 def minimise(
     part: ConjugatePart, Lambda: Tensor, tol: float | Tensor, max_iter: int | Tensor, offset: Tensor | None = None
@@ -65,11 +60,9 @@ def minimise(
     while True:
         live = search.look()
         if not live.any() or search.idle > PATIENCE:
-            return found.with_some(todo, search.best)
-        if 2 * int(live.sum()) <= len(live):
-            # What is finished leaves the batch: a hard element does not cost a batch of hard ones.
-            found, some = found.with_some(todo, search.best), live.nonzero().flatten()
-            todo, live = todo[some], live[some]
+            return put(found, todo, search.best)
+        if (some := few(live)) is not None:
+            found, todo, live = put(found, todo, search.best), todo[some], live[some]
             search = search.pick(some)
         search.step(live)
 

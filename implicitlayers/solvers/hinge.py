@@ -4,7 +4,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..dual_face import DualFace, KroneckerFace
 from ..features import AllFeatures
@@ -13,6 +12,7 @@ from ..optimality import NoSystem
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton
+from .batch import pick
 from .conjugate_part import ConjugatePart, PenalisedPart, conjugate_part
 from .result import Result
 from .ties import at_kink, derivative_error
@@ -135,7 +135,7 @@ def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
     stuck = stuck.nonzero().flatten()
     if not len(stuck) or not barrier.is_small(problem):
         return Lambda
-    some = pytree.tree_map(lambda t: t[stuck], problem)
+    some = pick(problem, stuck)
     last = LAST_BARRIER * some.null_objective()
     return Lambda.index_copy(0, stuck, barrier.minimise(some, Lambda[stuck], last))
 

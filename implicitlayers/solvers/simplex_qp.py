@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..kronecker import FaceFactor, factorise_face, masked_inverse
 from ..linear import cholesky
 from ..prox import project_simplex
+from .batch import pick, put
 
 # An interior point ends when its complementarity gap is below this share of the objective's scale.
 INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
@@ -30,10 +30,6 @@ class Program(NamedTuple):
     C: Tensor
     total: Tensor
     allowed: Tensor
-
-    def pick(self, index: Tensor) -> "Program":
-        """Some elements of the batch, in order; all of them at no cost."""
-        return self if len(index) == len(self.M) else Program(*(t[index] for t in self))
 
     def value(self, L: Tensor) -> Tensor:
         """The objective, (b,)."""
@@ -62,11 +58,11 @@ def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> Fa
     found = _active_set(program, start, free, max_iter)
     stuck = (~found.settled & ~(program.value(found.feasible) < program.value(start))).nonzero().flatten()
     if len(stuck):
-        some = program.pick(stuck)
+        some = pick(program, stuck)
         inside, face = _interior_point(some)
         again = _active_set(some, inside, face, 2)
         again = again._replace(settled=torch.ones_like(again.settled))
-        found = _merge(found, stuck, again)
+        found = put(found, stuck, again)
     return found
 
 
@@ -77,13 +73,13 @@ def _active_set(program: Program, start: Tensor, free: Tensor, max_iter: int) ->
     found: FaceMinimum | None = None
     value = program.value(start)
     for _ in range(max_iter):
-        some = program.pick(todo)
+        some = pick(program, todo)
         part, next_free = _active_set_step(some, free)
         best = start if found is None else found.feasible[todo]
         value_ = some.value(part.feasible)
         better = (value_ <= value) | part.settled
         part = part._replace(feasible=torch.where(better[:, None, None], part.feasible, best))
-        found = part if found is None else _merge(found, todo, part)
+        found = part if found is None else put(found, todo, part)
         moving = ~part.settled & value_.isfinite()
         if not moving.any():
             break
@@ -146,10 +142,3 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         L = torch.where(moving, L + length * dL, L)
         S = torch.where(moving, S + length * dS, S)
     return L, free & (L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
-
-
-def _merge(whole: FaceMinimum, index: Tensor, part: FaceMinimum) -> FaceMinimum:
-    """``whole`` with some elements replaced."""
-    if len(index) == len(whole.point):
-        return part
-    return pytree.tree_map(lambda w, p: w.index_copy(0, index, p), whole, part)
