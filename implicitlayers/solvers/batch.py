@@ -12,13 +12,15 @@ T = TypeVar("T")
 
 
 def pick(tree: T, index: Tensor) -> T:
-    """These elements of every tensor of ``tree``, (b, ...)."""
-    return pytree.tree_map_only(Tensor, lambda t: t if len(t) == len(index) else t[index], tree)
+    """These elements of every tensor of ``tree``, a tuple of tensors (b, ...) and of such tuples."""
+    return tree if len(index) == _size(tree) else pytree.tree_map_only(Tensor, lambda t: t[index], tree)
 
 
 def put(tree: T, index: Tensor, part: T) -> T:
     """``tree`` with these elements replaced by those of ``part``."""
-    return pytree.tree_map(lambda t, p: _put(t, index, p), tree, part)
+    if len(index) == _size(tree):
+        return part
+    return pytree.tree_map(lambda t, p: t.index_copy(0, index, p), tree, part)
 
 
 def few(live: Tensor) -> Tensor | None:
@@ -27,7 +29,6 @@ def few(live: Tensor) -> Tensor | None:
     return index if 2 * len(index) <= len(live) else None
 
 
-def _put(whole: Any, index: Tensor, part: Any) -> Any:
-    if not isinstance(whole, Tensor) or len(whole) == len(index):
-        return part
-    return whole.index_copy(0, index, part)
+def _size(tree: Any) -> int:
+    """b, by the first tensor."""
+    return len(tree) if isinstance(tree, Tensor) else _size(tree[0])
