@@ -14,6 +14,7 @@ All cores are used; OMP_NUM_THREADS=1 before the command restricts torch and the
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -44,16 +45,16 @@ def main(args: Sequence[str] | None = None) -> None:
         report(Path(chosen.results))
         return
     if options.subcommand != "all":
-        run(options.subcommand, chosen.quick, None if chosen.json is None else Path(chosen.json))
+        run(options.subcommand, chosen.quick, None if chosen.json is None else Path(chosen.json), chosen.limit)
         return
     for name in PLANS:
-        run(name, chosen.quick, Path(chosen.results) / f"{name}.json")
+        run(name, chosen.quick, Path(chosen.results) / f"{name}.json", chosen.limit)
     report(Path(chosen.results))
 
 
-def run(name: str, quick: bool, path: Path | None) -> list[Record]:
+def run(name: str, quick: bool, path: Path | None, limit: float = Effort.limit) -> list[Record]:
     """One command: a progress bar, a table, and the records, written after every job."""
-    jobs, effort, found = PLANS[name](quick), QUICK if quick else Effort(), []
+    jobs, effort, found = PLANS[name](quick), replace(QUICK if quick else Effort(), limit=limit), []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=len(jobs))
@@ -72,6 +73,7 @@ def run(name: str, quick: bool, path: Path | None) -> list[Record]:
 def _measuring(description: str | None, to_folder: bool = False) -> ArgumentParser:
     parser = ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="tiny problems, two repetitions: does it run?")
+    parser.add_argument("--limit", type=float, default=Effort.limit, help="seconds after which a peer is given up")
     if to_folder:
         parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files and the report")
     else:
