@@ -56,7 +56,8 @@ def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
                 return _with_schur(whole[:, None].expand(*free.shape, n), pivot, k * whole)
             inverse = _downdated(whole, free, n - fewest)
             return _with_schur(inverse, pivot, inverse.sum(1))
-    inverse, pivot = _packed(M, free, most) if most <= PACK_BELOW * n else masked_inverse(M, free)
+    # No entry at all is free where Λ has overflowed; the face is then singular.
+    inverse, pivot = _packed(M, free, most) if 0 < most <= PACK_BELOW * n else masked_inverse(M, free)
     return _with_schur(inverse, pivot.amin(-1), inverse.sum(1))
 
 

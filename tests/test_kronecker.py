@@ -142,3 +142,11 @@ def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
     assert any(len(each) > 1 for each in left)
     theta = Y - found.Lambda
     assert (problem.gap(problem.coef_of(problem.correlation(theta)), theta) <= 1e-9 * problem.null_objective()).all()
+
+
+def test_a_face_without_any_free_entry_is_singular():
+    """Where Λ has overflowed nothing is positive; that element is reported, and the others go on."""
+    M = torch.eye(4, dtype=torch.float64).expand(1, 4, 4)
+    factor = factorise_face(M, torch.zeros(1, 3, 4, dtype=torch.bool))
+    assert not factor.regular.any()
+    assert factor.inverse.isfinite().all()
