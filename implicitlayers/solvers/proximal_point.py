@@ -4,7 +4,7 @@
 
 The proximal terms make the dual smooth where the ridge, or the loss's curvature, is zero or small. Few outer steps are
 needed, since they converge the faster the smaller σ and τ are (Li, Sun and Toh, 2018). Once the support stands, Newton
-on it ends the search at rounding.
+on it ends the search at rounding. Gradient steps come first: on easy problems they find the support.
 """
 
 from typing import NamedTuple
