@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .domains import Edges
 from .implicit import attach
-from .kronecker import FaceFactor, factorise_face
+from .kronecker import FaceFactor
 from .linear import Factor, factorise, spectral_condition
 from .penalties import NoPenalty
 from .problem import Problem
@@ -97,13 +97,16 @@ ROUGH_ERROR = 3e-3
 def _along_edges(problem: Problem, edges: Edges, diagonal: Tensor | None) -> Tensor:
     """The part of M (b, E, E) within samples: that of the loss, with ones on the diagonal of the padding."""
     sample, direction = edges
+    padding = (direction == 0).all(-1).to(direction.dtype).diag_embed()
+    curvature = problem.dual_loss.conjugate_curvature(problem.l2)
+    if diagonal is None and not curvature.any():
+        return padding
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)
-    kappa = (problem.dual_loss.conjugate_curvature(problem.l2)[..., None] / weight)[..., None].expand_as(problem.Y)
+    kappa = (curvature[..., None] / weight)[..., None].expand_as(problem.Y)
     kappa = kappa if diagonal is None else kappa + diagonal
     along = direction * kappa.gather(-2, sample[..., None].expand_as(direction))
     same = sample[..., :, None] == sample[..., None, :]
-    padding = (direction == 0).all(-1)
-    return torch.where(same, along @ direction.mT, 0.0) + padding.to(along.dtype).diag_embed()
+    return torch.where(same, along @ direction.mT, 0.0) + padding
 
 
 def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, limit: int = 2**20) -> Tensor:
@@ -118,9 +121,9 @@ def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, li
     M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
     bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
     width = max(1, limit // max(1, b * e))
-    element = torch.arange(b, device=X.device)[:, None]
+    row = (sample + X.shape[-2] * torch.arange(b, device=X.device)[:, None]).flatten()
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
-        A = some[element, sample] * (narrow @ q_some.mT)
+        A = some.flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
         bent = torch.baddbmm(bent, A, A.mT)
     M = (M + bent) / problem.l2[..., None, None]
     return (M + M.mT) / 2
@@ -163,16 +166,20 @@ class KroneckerFace(NamedTuple):
         return -self.unroot * self.factor.solve((self.root * r).mT)[0].mT
 
 
-def kronecker_face(problem: Problem, model: Tensor, Lambda: Tensor) -> KroneckerFace:
-    """The system at Λ (b, n, k), whose zeros are exact; ``model`` is diag(√s̄) XXᵀ diag(√s̄)/l2."""
+def kronecker_model(problem: Problem, model: Tensor) -> Tensor:
+    """M (b, n, n): ``model`` = diag(√s̄) XXᵀ diag(√s̄)/l2 and the curvature of the conjugate.
+
+    An absent sample has a row of zeros; with a one on its diagonal it is regular, and no residual moves it.
+    """
+    absent = (problem.weight <= 0).to(model.dtype)
+    return model + (problem.dual_loss.conjugate_curvature(problem.l2)[:, None] + absent).diag_embed()
+
+
+def kronecker_face(problem: Problem, M: Tensor, factor: FaceFactor) -> KroneckerFace:
+    """The system of `kronecker_model` on the face of its ``factor``."""
     root = problem.weight.sqrt()[..., None]
     present = root > 0
-    curvature = problem.dual_loss.conjugate_curvature(problem.l2)[:, None, None]
-    identity = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
-    # An absent sample has a row of zeros in M; with a one on its diagonal it is regular, and no residual moves it.
-    M = model + curvature * identity + torch.where(present, 0.0, 1.0) * identity
-    factor = factorise_face(M, (Lambda > 0).mT)
-    norms = factor.inverse.square().sum((-2, -1)).amax(-1).sqrt()
+    norms = factor.blocks.square().sum((-2, -1)).amax(-1).sqrt()
     unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
     return KroneckerFace(root, unroot, factor, ~factor.regular, M.square().sum((-2, -1)).sqrt() * norms)
 

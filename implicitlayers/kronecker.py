@@ -23,42 +23,77 @@ REGULAR_PIVOT = 1e-6
 
 
 class FaceFactor(NamedTuple):
-    """``inverse`` (..., k, n, n), per class the inverse of M on its free samples and zero elsewhere; ``schur``
-    (..., n, n), the Cholesky factor of their sum; ``regular`` (...), false where M on the face is singular or
-    nearly so.
+    """``blocks`` (..., k, s, s), per class the inverse of M on its free samples, whose numbers are ``samples``
+    (..., k, s); ``schur`` (..., n, n), the Cholesky factor of the sum of the inverses; ``regular`` (...), false where M
+    on the face is singular or nearly so.
+
+    Smaller blocks than others are padded with zeros, at any sample; blocks of all n samples are in order.
     """
 
-    inverse: Tensor
+    blocks: Tensor
+    samples: Tensor
     schur: Tensor
     regular: Tensor
+
+    @property
+    def inverse(self) -> Tensor:
+        """The blocks (..., k, n, n), zero off the face."""
+        if self._is_whole():
+            return self.blocks
+        n = self.schur.shape[-1]
+        across = self.samples[..., None, :].expand(self.blocks.shape)
+        rows = self.blocks.new_zeros(*self.samples.shape, n).scatter_add(-1, across, self.blocks)
+        down = self.samples[..., None].expand(*self.samples.shape, n)
+        return rows.new_zeros(*rows.shape[:-2], n, n).scatter_add(-2, down, rows)
+
+    def resized(self, size: int) -> "FaceFactor":
+        """The same with blocks of a larger ``size``."""
+        missing = size - self.samples.shape[-1]
+        if not missing:
+            return self
+        if size == self.schur.shape[-1]:
+            whole = self.inverse
+            return self._replace(blocks=whole, samples=in_order(whole[..., 0]))
+        blocks = torch.nn.functional.pad(self.blocks, (0, missing, 0, missing))
+        return self._replace(blocks=blocks, samples=torch.nn.functional.pad(self.samples, (0, missing)))
 
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it."""
         unconstrained = self._times_inverse(C)
         rhs = unconstrained.sum(-2, keepdim=True)
         multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur).mT
-        return self._times_inverse(multiplier) - unconstrained, multiplier
+        return self._times_inverse(multiplier.expand_as(C)) - unconstrained, multiplier
 
     def _times_inverse(self, C: Tensor) -> Tensor:
         """Rows from the left: in batches several times faster than columns from the right."""
-        return (C.unsqueeze(-2) @ self.inverse).squeeze(-2)
+        rows = C if self._is_whole() else C.gather(-1, self.samples)
+        rows = (rows.unsqueeze(-2) @ self.blocks).squeeze(-2)
+        return rows if self._is_whole() else torch.zeros_like(C).scatter_add(-1, self.samples, rows)
+
+    def _is_whole(self) -> bool:
+        return self.samples.shape[-1] == self.schur.shape[-1]
+
+
+def in_order(like: Tensor) -> Tensor:
+    """The numbers (..., k, n) of all samples, in the shape of ``like``."""
+    return torch.arange(like.shape[-1], device=like.device).expand(like.shape)
 
 
 def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
     """Factor M (b, n, n) on the entries that are ``free`` (b, k, n), at least one per column."""
-    k, n = free.shape[-2:]
+    n = free.shape[-1]
     count = free.sum(-1)
     fewest, most = int(count.amin()), int(count.amax())
     if n - fewest <= DOWNDATE_BELOW * n:
         whole, pivot = _inverse(M)
         if pivot.amin() > DOWNDATE_PIVOT:
-            if fewest == n:
-                return _with_schur(whole[:, None].expand(*free.shape, n), pivot, k * whole)
             inverse = _downdated(whole, free, n - fewest)
-            return _with_schur(inverse, pivot, inverse.sum(1))
+            return _with_schur(inverse, in_order(free), pivot, inverse.sum(1))
     # No entry at all is free where Λ has overflowed; the face is then singular.
-    inverse, pivot = _packed(M, free, most) if 0 < most <= PACK_BELOW * n else masked_inverse(M, free)
-    return _with_schur(inverse, pivot.amin(-1), inverse.sum(1))
+    if 0 < most <= PACK_BELOW * n:
+        return _packed(M, free, most)
+    inverse, pivot = masked_inverse(M, free)
+    return _with_schur(inverse, in_order(free), pivot.amin(-1), inverse.sum(1))
 
 
 def masked_inverse(M: Tensor, free: Tensor, diagonal: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -71,9 +106,9 @@ def masked_inverse(M: Tensor, free: Tensor, diagonal: Tensor | None = None) -> t
     return inverse, pivot
 
 
-def _with_schur(inverse: Tensor, pivot: Tensor, total: Tensor) -> FaceFactor:
+def _with_schur(blocks: Tensor, samples: Tensor, pivot: Tensor, total: Tensor) -> FaceFactor:
     schur, last = _cholesky(total)
-    return FaceFactor(inverse, schur, (pivot > REGULAR_PIVOT) & (last > REGULAR_PIVOT))
+    return FaceFactor(blocks, samples, schur, (pivot > REGULAR_PIVOT) & (last > REGULAR_PIVOT))
 
 
 def _inverse(M: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,23 +123,25 @@ def _cholesky(M: Tensor) -> tuple[Tensor, Tensor]:
     return lower, torch.where(exists, left.amin(-1), 0.0)
 
 
-def _packed(M: Tensor, free: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """As `masked_inverse`, by systems of the ``size`` of the largest face."""
-    b, k, n = free.shape
+def _packed(M: Tensor, free: Tensor, size: int) -> FaceFactor:
+    """By systems of the ``size`` of the largest face."""
+    b, n = free.shape[0], free.shape[-1]
     real, index = free.to(torch.uint8).topk(size, dim=-1)
-    wide = index[..., None].expand(b, k, size, n)
-    mask, square = real.to(M.dtype), index[..., None, :].expand(b, k, size, size)
-    blocks = M[:, None].expand(b, k, n, n).gather(2, wide).gather(3, square) * mask[..., None] * mask[..., None, :]
+    mask = real.to(M.dtype)
+    place = index[..., :, None] * n + index[..., None, :]
+    blocks = M.reshape(b, n * n).gather(1, place.view(b, -1)).view(place.shape) * (mask[..., None] * mask[..., None, :])
     blocks.diagonal(dim1=-2, dim2=-1).add_(1 - mask)
     inverse, pivot = _inverse(blocks)
     inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
-    rows = M.new_zeros(b, k, size, n).scatter_(3, square, inverse)
-    return M.new_zeros(b, k, n, n).scatter_(2, wide, rows), pivot
+    total = M.new_zeros(b, n * n).scatter_add_(1, place.view(b, -1), inverse.mT.reshape(b, -1)).view(b, n, n)
+    return _with_schur(inverse, index, pivot.amin(-1), total)
 
 
 def _downdated(whole: Tensor, free: Tensor, size: int) -> Tensor:
     """N − N_·C N_CC⁻¹ N_C·, N the inverse of M and C the samples that are not free, at most ``size``."""
     b, k, n = free.shape
+    if not size:
+        return whole[:, None].expand(b, k, n, n)
     real, index = (~free).to(torch.uint8).topk(size, dim=-1)
     mask = real.to(whole.dtype)
     wide, square = index[..., None].expand(b, k, size, n), index[..., None, :].expand(b, k, size, size)

@@ -142,21 +142,21 @@ class Problem(NamedTuple):
         if isinstance(self.penalty, Partly):
             Theta, V = self.smooth_loss.balanced(Theta, self.Y, self.weight), None
         if isinstance(self.penalty, NoPenalty):
-            return self._least_squares_feasible(Theta)
+            return self._least_squares_feasible(Theta, V)
         V = self.correlation(Theta) if V is None else V
         scale = torch.where(self.l2 > 0, 1.0, self.penalty.feasible_scale(V))[..., None, None]
         return Theta * scale, V * scale
 
-    def _least_squares_feasible(self, Theta: Tensor) -> tuple[Tensor, Tensor]:
+    def _least_squares_feasible(self, Theta: Tensor, V: Tensor | None) -> tuple[Tensor, Tensor]:
         free = self.l2 <= 0
-        if free.any():
-            root = self.weight.sqrt()[..., None]
-            A = self.X * root
-            fitted = A @ (torch.linalg.pinv(A) @ (Theta * root))
-            projected = Theta - fitted / torch.where(root > 0, root, 1.0)
-            Theta = torch.where(free[..., None, None], projected, Theta)
-        V = self.correlation(Theta)
-        return Theta, torch.where(free[..., None, None], 0.0, V)
+        if not free.any():
+            return Theta, self.correlation(Theta) if V is None else V
+        root = self.weight.sqrt()[..., None]
+        A = self.X * root
+        fitted = A @ (torch.linalg.pinv(A) @ (Theta * root))
+        projected = Theta - fitted / torch.where(root > 0, root, 1.0)
+        Theta = torch.where(free[..., None, None], projected, Theta)
+        return Theta, torch.where(free[..., None, None], 0.0, self.correlation(Theta))
 
     def _penalty_gap(self, W: Tensor, V: Tensor) -> Tensor:
         """R(W) + R*(V) − ⟨W, V⟩.
@@ -166,6 +166,9 @@ class Problem(NamedTuple):
         """
         convex = self.l2 > 0
         safe = torch.where(convex, self.l2, 1.0)
+        if isinstance(self.penalty, NoPenalty):
+            # Both brackets are zero; and so is V where l2 is, see `feasible`.
+            return self.l2 / 2 * (W - V / safe[..., None, None]).square().sum((-2, -1))
         U = self.penalty.prox(V / safe[..., None, None], 1 / safe)
         U = torch.where(self.ridge > 0, U, W)
         strong = self.ridge * (W - U)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .hinges import Hinge
 from .implicit import is_transformed, opaque
-from .losses import MulticlassHinge, Multinomial
+from .losses import Multinomial
 from .problem import Problem
 
 
@@ -188,7 +189,7 @@ def _check_values(name: str, value: Tensor, allowed: Range) -> None:
 
 def classes(problem: Problem) -> None:
     """Every sample that is present has a class, where targets are classes; ``problem`` holds plain tensors."""
-    if isinstance(problem.loss, MulticlassHinge | Multinomial):
+    if isinstance(problem.loss, Hinge | Multinomial):
         _classes(problem.Y, problem.weight, problem.loss.class_mask)
 
 

@@ -9,11 +9,12 @@ from torch.func import jacrev
 
 import implicitlayers as il
 from implicitlayers import dual_face, kronecker
+from implicitlayers.hinges import MulticlassHinge
 from implicitlayers.kronecker import factorise_face
-from implicitlayers.losses import MulticlassHinge
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import conjugate_part, dual_newton
+from implicitlayers.solvers import hinge as solver
 
 
 def face(seed, b, k, n, share):
@@ -60,14 +61,26 @@ def test_a_singular_face_is_told():
 
 
 def test_downdated_and_packed_inverses_agree(monkeypatch):
-    M, free = face(1, 2, 3, 12, 0.8)
+    M, free = face(1, 2, 3, 12, 0.7)
+    assert free.sum(-1).amax() < 12
     found = []
-    for pack, downdate in ((0.0, 0.0), (1.1, 0.0), (0.0, 1.1)):
+    for pack, downdate in ((0.0, 0.0), (0.99, 0.0), (0.0, 1.1)):
         monkeypatch.setattr(kronecker, "PACK_BELOW", pack)
         monkeypatch.setattr(kronecker, "DOWNDATE_BELOW", downdate)
         found.append(factorise_face(M, free).inverse)
     assert relative_error(found[1], found[0]) <= 1e-10
     assert relative_error(found[2], found[0]) <= 1e-10
+
+
+@given(st.integers(0, 1000), st.integers(1, 12))
+def test_blocks_are_padded_up_to_the_whole(seed, size):
+    M, free = face(seed, 2, 3, 12, 0.3)
+    C = torch.randn(2, 3, 12, dtype=torch.float64)
+    factor = factorise_face(M, free)
+    larger = factor.resized(max(size, factor.samples.shape[-1]))
+    assert larger.blocks.shape[-1] == larger.samples.shape[-1] == max(size, factor.samples.shape[-1])
+    assert relative_error(larger.solve(C)[0], factor.solve(C)[0]) <= 1e-12
+    assert relative_error(larger.inverse, factor.inverse) <= 1e-12
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -81,14 +94,14 @@ def test_small_systems_and_the_whole_have_the_same_derivatives(monkeypatch, smoo
     s[0, 3] = 0
     small = jacrev(machine, argnums=(0, 2))(X, y, s)
 
-    def whole(problem, model, Lambda):
-        assert model.shape == (2, 12, 12)
-        return dual_face.dual_face(problem, Lambda)
+    def whole(local, Lambda):
+        return dual_face.dual_face(local.part.problem, Lambda, kernel=local.part.kernel)
 
     def never(*_):
         raise AssertionError("the small systems were asked for")
 
-    monkeypatch.setattr(conjugate_part, "kronecker_face", whole)
+    monkeypatch.setattr(solver, "_at_once", lambda *_: None)
+    monkeypatch.setattr(conjugate_part.QuadraticLocal, "face", whole)
     monkeypatch.setattr(dual_face.KroneckerFace, "step", never)
     for a, b in zip(small, jacrev(machine, argnums=(0, 2))(X, y, s), strict=True):
         assert relative_error(a, b) <= 1e-8
@@ -122,15 +135,18 @@ def test_a_rough_system_is_made_again_where_its_condition_asks_for_more(monkeypa
     assert torch.float64 in made
 
 
-def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
+def sparse_machines():
+    """Nine, of which three need more steps than the others."""
     X, Y = normal(9, 14, 25, seed=2), one_hot(labels(9, 14, k=3), 3)
-    # Elements that need more steps than the others.
     X[[1, 4, 5]] *= torch.logspace(-1, 1, 25, dtype=torch.float64)
     ones = torch.ones(9, dtype=torch.float64)
-    loss = MulticlassHinge(0 * ones, torch.ones(9, 3, dtype=torch.bool))
-    problem = Problem(
-        X, Y, torch.full((9, 14), 1 / 14, dtype=torch.float64), loss, GroupL2(0.1 * ones[:, None]), 0.05 * ones
-    )
+    loss = MulticlassHinge(torch.ones(9, 3, dtype=torch.bool))
+    weight = torch.full((9, 14), 1 / 14, dtype=torch.float64)
+    return Problem(X, Y, weight, loss, GroupL2(0.1 * ones[:, None]), 0.05 * ones)
+
+
+def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
+    problem = sparse_machines()
     pick, left = dual_newton._Search.pick, []
 
     def noted(search, index):
@@ -138,10 +154,28 @@ def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
         return pick(search, index)
 
     monkeypatch.setattr(dual_newton._Search, "pick", noted)
-    found = dual_newton.minimise(conjugate_part.conjugate_part(problem), torch.full_like(Y, 1 / 3), 1e-9, 100)
+    found = dual_newton.minimise(conjugate_part.conjugate_part(problem), torch.full_like(problem.Y, 1 / 3), 1e-9, 100)
     assert any(len(each) > 1 for each in left)
-    theta = Y - found.Lambda
+    theta = problem.Y - found.Lambda
     assert (problem.gap(problem.coef_of(problem.correlation(theta)), theta) <= 1e-9 * problem.null_objective()).all()
+
+
+def test_a_step_that_overflows_is_not_taken(monkeypatch):
+    """Neither in its element nor in one that is finished, whose Λ stays as it is."""
+    problem = sparse_machines()
+    step = dual_newton._model_step
+
+    def overflowed(some, *arguments):
+        made = step(some, *arguments)
+        first = torch.isin(some.X[:, 0, 0], problem.X[:2, 0, 0])[:, None, None]
+        return made._replace(newton=torch.where(first, torch.nan, made.newton))
+
+    start = torch.full_like(problem.Y, 1 / 3)
+    start[1] = dual_newton.minimise(conjugate_part.conjugate_part(problem), start, 1e-9, 100).Lambda[1]
+    monkeypatch.setattr(dual_newton, "_model_step", overflowed)
+    found = dual_newton.minimise(conjugate_part.conjugate_part(problem), start, 1e-9, 100)
+    assert (found.gap[1:] <= 1e-9).all()
+    assert found.gap[0].isfinite()
 
 
 def test_a_face_without_any_free_entry_is_singular():

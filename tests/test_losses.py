@@ -6,7 +6,8 @@ from helpers import arrays, directional_derivative, hinge, normal, one_hot, simp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicitlayers.losses import Huber, MulticlassHinge, Multinomial, Squared, wright_omega
+from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
+from implicitlayers.losses import Huber, Multinomial, Squared, wright_omega
 
 N, K = 3, 4
 MASK = torch.tensor([True, True, True, False])
@@ -16,7 +17,7 @@ SMOOTHINGS = st.sampled_from([0.0, 0.01, 1.0]) | st.floats(0.01, 10)
 
 def make_hinge(smoothing, mask=None):
     mask = torch.ones(K, dtype=torch.bool) if mask is None else mask
-    return MulticlassHinge(torch.tensor(smoothing, dtype=torch.float64), mask)
+    return SmoothedHinge(torch.tensor(smoothing, dtype=torch.float64), mask) if smoothing else MulticlassHinge(mask)
 
 
 @st.composite
@@ -118,11 +119,26 @@ def test_hinge_is_the_largest_margin_violation(case, Z):
 def test_hinge_looks_at_the_classes_of_the_mask_only(case, Z):
     loss, Y, _ = case
     mask = loss.class_mask
-    alone = MulticlassHinge(loss.smoothing, torch.ones(int(mask.sum()), dtype=torch.bool))
+    alone = loss._replace(class_mask=torch.ones(int(mask.sum()), dtype=torch.bool))
     close(loss.value(Z, Y), alone.value(Z[:, mask], Y[:, mask]))
     Theta = loss.dual_point(Z, Y)
     assert (Theta[:, ~mask] == 0).all()
     close(loss.fenchel_young(Z, Theta, Y), alone.fenchel_young(Z[:, mask], Theta[:, mask], Y[:, mask]))
+
+
+@given(hinges(), SCORES)
+def test_a_smoothing_of_zero_is_the_hinge(case, Z):
+    loss, Y, Theta = case
+    sharp, smooth = MulticlassHinge(loss.class_mask), SmoothedHinge(torch.zeros(()).double(), loss.class_mask)
+    for name, arguments in {
+        "value": (Z, Y),
+        "dual_point": (Z, Y),
+        "conjugate": (Theta, Y),
+        "fenchel_young": (Z, Theta, Y),
+        "conjugate_gradient": (Y - Theta, Y),
+        "conjugate_curvature": (torch.ones(()).double(),),
+    }.items():
+        close(getattr(sharp, name)(*arguments), getattr(smooth, name)(*arguments))
 
 
 @given(hinges(), SCORES)
@@ -163,7 +179,7 @@ def test_losses_broadcast_over_batches():
     Z, Y = normal(2, 3, 5, K), one_hot(torch.arange(5) % K, K)
     smoothing = torch.tensor([0.0, 0.5, 2.0], dtype=torch.float64).expand(2, 3)
     mask = torch.ones(2, 3, K, dtype=torch.bool)
-    whole = MulticlassHinge(smoothing, mask).value(Z, Y.expand_as(Z))
+    whole = SmoothedHinge(smoothing, mask).value(Z, Y.expand_as(Z))
     for a, b in itertools.product(range(2), range(3)):
         close(whole[a, b], make_hinge(float(smoothing[a, b])).value(Z[a, b], Y))
 

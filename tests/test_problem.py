@@ -5,7 +5,8 @@ from helpers import arrays, hinge, lasso_gap, normal, shrunk_norms, simplex_poin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicitlayers.losses import MulticlassHinge, Squared
+from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
+from implicitlayers.losses import Squared
 from implicitlayers.penalties import GroupL2, NoPenalty
 from implicitlayers.problem import Problem
 
@@ -23,7 +24,8 @@ def squared_problem(Y, l1, l2, weight=WEIGHT):
 
 
 def hinge_problem(Y, l1, l2, smoothing=0.0):
-    loss = MulticlassHinge(scalar(smoothing), torch.ones(K, dtype=torch.bool))
+    mask = torch.ones(K, dtype=torch.bool)
+    loss = SmoothedHinge(scalar(smoothing), mask) if smoothing else MulticlassHinge(mask)
     return Problem(X, Y, WEIGHT, loss, GroupL2(scalar(l1)) if l1 else NoPenalty(), scalar(l2))
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..losses import Loss, MulticlassHinge, Multinomial
+from ..hinges import Hinge, MulticlassHinge, SmoothedHinge
+from ..losses import Loss, Multinomial
 from ..penalties import GroupL2, NoPenalty, Penalty
 from ..relative import Relative
 from ..solution import Solution
@@ -82,6 +83,12 @@ def mask_of(data: Data) -> Tensor:
     return torch.ones_like(data.Y[..., 0, :], dtype=torch.bool) if data.class_mask is None else data.class_mask
 
 
+def hinge_of(data: Data) -> Hinge:
+    """The hinge; smoothed, unless the smoothing is the number 0."""
+    mask = mask_of(data)
+    return MulticlassHinge(mask) if "smoothing" in data.zero else SmoothedHinge(data.strengths["smoothing"], mask)
+
+
 class MulticlassSVM(ClassificationLayer):
     """Multiclass support vector machine, with group Lasso across classes.
 
@@ -119,7 +126,7 @@ class MulticlassSVM(ClassificationLayer):
         self._set_classes(n_classes)
 
     def _loss(self, data: Data) -> Loss:
-        return MulticlassHinge(data.strengths["smoothing"], mask_of(data))
+        return hinge_of(data)
 
     def _l1_max(self, data: Data) -> Tensor:
         return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data))
@@ -153,7 +160,7 @@ class BinarySVM(ClassificationLayer):
         return data._replace(strengths={name: factors[name] * value for name, value in data.strengths.items()})
 
     def _loss(self, data: Data) -> Loss:
-        return MulticlassHinge(data.strengths["smoothing"], mask_of(data))
+        return hinge_of(data)
 
     def _l1_max(self, data: Data) -> Tensor:
         return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data)) / 2**0.5

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..constraints import Cardinality
-from ..losses import MulticlassHinge, Squared
+from ..hinges import Hinge
+from ..losses import Squared
 from ..penalties import NoPenalty
 from ..problem import Problem
 from . import direct, hinge, proximal_point, subset, working_set
@@ -48,7 +49,7 @@ class Limits(NamedTuple):
 
 def candidates(problem: Problem) -> tuple[str, ...]:
     """The algorithms that solve a problem, by its loss, its penalty and its shape; the first is the best guess."""
-    if isinstance(problem.loss, MulticlassHinge):
+    if isinstance(problem.loss, Hinge):
         return ("dual_newton",)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, NoPenalty):
         return ("dual", "primal") if direct.dual_is_smaller(problem) else ("primal", "dual")

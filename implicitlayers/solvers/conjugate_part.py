@@ -9,8 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face
+from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face, kronecker_model
 from ..features import AllFeatures, Features, Support
+from ..kronecker import factorise_face
 from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares
@@ -20,12 +21,18 @@ from .batch import pick
 GATHER_BELOW = 0.9
 # What is rounding beside one.
 ROUNDING = 1e-13
+# How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
+# and of the derivatives it makes the square, since they are attached twice.
+SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
 # Models in float32 pay from this number of entries of X, over the batch.
 ROUGH_FROM = 2**21
 
 
 class QuadraticPart:
     """No penalty: R*(V) = ‖V‖²/(2 l2). The image of Θ is Z = XXᵀ diag(s̄) Θ/l2; all of it lives in the Gram matrix."""
+
+    # Without a penalty a face has the same system wherever on it Λ is.
+    same_system = torch.inf
 
     def __init__(self, problem: Problem, kernel: Tensor | None = None) -> None:
         self.problem = problem
@@ -34,6 +41,11 @@ class QuadraticPart:
         self.weight = problem.weight[..., None]
         self.model = self.kernel * self.weight.sqrt() * self.weight.sqrt().mT
         self.scale = self.model.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+    @cached_property
+    def null(self) -> Tensor:
+        """P(0), (b,)."""
+        return self.problem.null_objective()
 
     def pick(self, index: Tensor) -> "QuadraticPart":
         """Some elements of the batch."""
@@ -94,7 +106,8 @@ class QuadraticLocal:
 
     def face(self, Lambda: Tensor) -> DualFace | KroneckerFace:
         """The optimality system at Λ: one n×n system per class, or, where such a one is singular, the whole."""
-        face = kronecker_face(self.part.problem, self.part.model, Lambda)
+        M = kronecker_model(self.part.problem, self.part.model)
+        face = kronecker_face(self.part.problem, M, factorise_face(M, (Lambda > 0).mT))
         return face if not face.singular.any() else dual_face(self.part.problem, Lambda, kernel=self.part.kernel)
 
 
@@ -107,10 +120,16 @@ class PenalisedPart:
 
     def __init__(self, problem: Problem, precision: torch.dtype = torch.float64) -> None:
         self.problem, self.precision = problem, precision
+        self.same_system = SAME_SYSTEM[precision]
         self.model_precision = precision if problem.X.numel() >= ROUGH_FROM else torch.float64
         # √s̄ and, so that nothing of the size of X is multiplied, 1/√l2 in one.
         self.root = (problem.weight / problem.l2[:, None]).sqrt()[..., None]
         self.scale = (row_squares(problem.X) * problem.weight).mean(-1) / problem.l2
+
+    @cached_property
+    def null(self) -> Tensor:
+        """P(0), (b,)."""
+        return self.problem.null_objective()
 
     def pick(self, index: Tensor) -> "PenalisedPart":
         """Some elements of the batch."""

@@ -25,9 +25,10 @@ from .batch import few, put
 from .conjugate_part import ConjugatePart, Local
 from .face import Face, free_face, simplex_face
 
-# Conjugate gradients stop at this reduction of the residual, in the norm of the preconditioner; near the minimum at the
-# root of the gap, which is how far Λ is from it: Newton's method is then as fast as with exact steps.
-CG_REDUCTION = 0.1
+# Conjugate gradients stop at the root of the gap, which is how far Λ is from the minimum: Newton's method is then as
+# fast as with exact steps. It is the reduction of the residual in the norm of the preconditioner, within these bounds;
+# what is below them is rounding.
+CG_REDUCTION = 1e-8, 0.1
 CG_STEPS = 20
 # Steps of the active set: with a penalty the model is only a model.
 MODEL_STEPS, EXACT_MODEL_STEPS = 6, 12
@@ -75,7 +76,7 @@ class _Search:
     ) -> None:
         self.part, self.Lambda, self.image = part, Lambda, image
         self.local: Local = part.local(image)
-        self.null = part.problem.null_objective()
+        self.null = part.null
         self.gap = torch.full_like(self.null, torch.inf)
         steps = torch.zeros_like(self.null, dtype=torch.int64)
         self.best, self.idle = DualPoint(Lambda, self.gap, steps), 0
@@ -105,7 +106,7 @@ class _Search:
     def step(self, live: Tensor) -> None:
         """One step of Newton's method in the elements ``live`` (b,)."""
         step = _model_step(
-            self.part.problem, self.Lambda, self.local, self.damping.value, self.gap.sqrt().clamp_max(CG_REDUCTION)
+            self.part.problem, self.Lambda, self.local, self.damping.value, self.gap.sqrt().clamp(*CG_REDUCTION)
         )
         length, self.Lambda, self.image = _line_search(self.part, self.Lambda, self.image, self.local, step, live)
         self.damping.update(live, length, step.settled)
@@ -149,35 +150,40 @@ class Step(NamedTuple):
 
 def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor, reduction: Tensor) -> Step:
     """Parts 1 and 2 of a step, on L = √s̄Λ."""
-    root = problem.weight.sqrt()[..., None]
-    L = root * Lambda
-    slope = root * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
     diagonal = (problem.dual_loss.conjugate_curvature(problem.l2) + damping)[..., None, None]
-    M = local.model + diagonal * torch.eye(L.shape[-2], dtype=L.dtype, device=L.device)
-    face = _model_face(problem, M, slope - M @ L, Lambda, slope, local)
+    M = local.model + diagonal * torch.eye(Lambda.shape[-2], dtype=Lambda.dtype, device=Lambda.device)
+    face = model_face(problem, M, Lambda, local)
     point = face.point
     if local.hessian is not None:
-        curved = local.hessian
-        point = _conjugate_gradients(lambda D: curved(D) + diagonal * D, face, slope, L, reduction)
+        curved, L = local.hessian, problem.weight.sqrt()[..., None] * Lambda
+        point = _conjugate_gradients(
+            lambda D: curved(D) + diagonal * D, face, _slope(problem, Lambda, local), L, reduction
+        )
+    return Step(unscaled(problem, point, Lambda), lambda: unscaled(problem, face.feasible, Lambda), face.settled)
 
-    def unscaled(L: Tensor) -> Tensor:
-        # An absent sample's λ acts on nothing; it stays where it is.
-        return torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda)
 
+def model_face(problem: Problem, M: Tensor, Lambda: Tensor, local: Local) -> Face:
+    """The constrained minimum of the model with Hessian M ⊗ I in L = √s̄Λ around ``Lambda``, and the face it is on."""
     domain = problem.dual_loss.domain
-    return Step(domain.project(unscaled(point)), lambda: domain.project(unscaled(face.feasible)), face.settled)
-
-
-def _model_face(problem: Problem, M: Tensor, C: Tensor, Lambda: Tensor, slope: Tensor, local: Local) -> Face:
-    """The constrained minimum of the model ½⟨L, ML⟩ + ⟨C, L⟩."""
-    domain = problem.dual_loss.domain
+    L, slope = problem.weight.sqrt()[..., None] * Lambda, _slope(problem, Lambda, local)
+    C = slope - M @ L
     if not isinstance(domain, Simplex):
         return free_face(M, C)
     # First guess of the face: what is positive, and what would become so, its slope being below the sample's mean.
     free = (Lambda > 0) | (slope < (slope * Lambda).sum(-1, keepdim=True))
     steps = EXACT_MODEL_STEPS if local.hessian is None else MODEL_STEPS
-    L = problem.weight.sqrt()[..., None] * Lambda
     return simplex_face(M, C, L, free, problem.weight, domain.allowed, steps)
+
+
+def _slope(problem: Problem, Lambda: Tensor, local: Local) -> Tensor:
+    """The gradient of F in √s̄Λ."""
+    return problem.weight.sqrt()[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+
+
+def unscaled(problem: Problem, L: Tensor, Lambda: Tensor) -> Tensor:
+    """L/√s̄ in Λ's domain. An absent sample's λ acts on nothing; it stays where it is, at that of ``Lambda``."""
+    root = problem.weight.sqrt()[..., None]
+    return problem.dual_loss.domain.project(torch.where(root > 0, L / torch.where(root > 0, root, 1.0), Lambda))
 
 
 def _conjugate_gradients(
@@ -223,8 +229,12 @@ def _line_search(
     problem = part.problem
     slope = problem.weight[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
 
+    def kept(target: Tensor) -> Tensor:
+        # Where nothing is to move, and where a step has overflowed.
+        return torch.where(live[:, None, None] & target.isfinite(), target, Lambda)
+
     def towards(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        D = torch.where(live[:, None, None], target - Lambda, 0.0)
+        D = target - Lambda
         moved = part.image(-D)
 
         def value(length: Tensor) -> Tensor:
@@ -236,11 +246,11 @@ def _line_search(
         length, reached = backtrack(value, (slope * D).sum((-2, -1)))
         return length, reached, moved
 
-    target = step.newton
+    target = kept(step.newton)
     length, reached, moved = towards(target)
     short = live & (length < 0.1)
     if short.any():
-        safe = step.safe()
+        safe = kept(step.safe())
         safe_length, safe_reached, safe_moved = towards(safe)
         use = short & ((safe_reached < reached) | (length == 0))
         length, pick = torch.where(use, safe_length, length), use[:, None, None]

@@ -63,6 +63,10 @@ class SimplexFace(NamedTuple):
         """True where the face is the right one, (b,)."""
         return self.minimum.settled
 
+    def holds(self, Lambda: Tensor) -> bool:
+        """Whether the face is the one that all of Λ (b, n, k) lie on: positive on it, zero elsewhere."""
+        return bool(((Lambda > 0) == self.minimum.free.mT).all())
+
     def tangent(self, R: Tensor) -> Tensor:
         """Project on the directions within the face: per sample, less the mean over its free classes."""
         free = self.minimum.free.mT

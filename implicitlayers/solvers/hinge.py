@@ -5,24 +5,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..dual_face import DualFace, KroneckerFace
+from ..dual_face import DualFace, KroneckerFace, kronecker_face, kronecker_model
 from ..features import AllFeatures
-from ..losses import MulticlassHinge
+from ..hinges import Hinge
 from ..optimality import NoSystem
 from ..penalties import Kinks
 from ..problem import Problem, relative
 from . import barrier, dual_newton
 from .batch import pick
-from .conjugate_part import ConjugatePart, PenalisedPart, conjugate_part
+from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticPart, conjugate_part
+from .face import SimplexFace
 from .result import Result
 from .ties import at_kink, derivative_error
 
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
-# How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
-# and of the derivatives it makes the square, since they are attached twice.
-SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
+# A step this small is rounding, and not taken.
+ROUNDING_STEP = 1e-13
 # Gaps that differ by less are the same.
 ROUNDING = 1e-15
 # The relative gap to go to where no Newton on a face follows, and the products that a system may take for nobody.
@@ -39,6 +39,8 @@ def solve(
     """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
     part = conjugate_part(problem, precision)
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    if (at := _at_once(part, Lambda, tol)) is not None:
+        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), max_iter)
     if not differentiated and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
@@ -48,14 +50,18 @@ def solve(
     at, n_iter = _exact(part, found, max(tol, POLISH_BELOW)), found.n_iter
     for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
-        failed = ~(relative(at.gap, problem.null_objective()) <= tol)
+        failed = ~(relative(at.gap, part.null) <= tol)
         unsure = ((failed | at.degenerate) & (n_iter < max_iter)).nonzero().flatten()
         if not len(unsure):
             break
         some = part.pick(unsure)
         found = dual_newton.minimise(some, at.Lambda[unsure], target, max_iter - n_iter[unsure])
         n_iter = n_iter.index_add(0, unsure, found.n_iter)
-        at = _polish(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda))
+        at = _polish(_Point(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda)))
+    return _result(at, n_iter, tol)
+
+
+def _result(at: "_Point", n_iter: Tensor, tol: float) -> Result:
     return Result(
         coef=_no_worse_than_zero(at, tol),
         theta=at.theta,
@@ -70,13 +76,25 @@ def solve(
     )
 
 
+def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None":
+    """Without a penalty the model is the dual itself: its minimum, if the active set finds all of them in one go."""
+    if not isinstance(part, QuadraticPart):
+        return None
+    problem, M = part.problem, kronecker_model(part.problem, part.model)
+    face = dual_newton.model_face(problem, M, Lambda, part.local(part.image(problem.Y - Lambda)))
+    at = _Point(part, dual_newton.unscaled(problem, face.point, Lambda))
+    if isinstance(face, SimplexFace) and face.holds(at.Lambda):
+        at.face = kronecker_face(problem, M, face.minimum.factor)
+    at = _polish(at)
+    return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
+
+
 def _no_worse_than_zero(at: "_Point", tol: float) -> Tensor:
     """W (b, m, k), zero where that is lower: the gap to the same dual point is then smaller, too."""
-    problem = at.part.problem
-    coef, null = at.local.coef(at.V), problem.null_objective()
+    coef, null = at.local.coef(at.V), at.part.null
     if (relative(at.gap, null) <= tol).all():
         return coef
-    return torch.where((problem.objective(coef) <= null)[:, None, None], coef, 0.0)
+    return torch.where((at.part.problem.objective(coef) <= null)[:, None, None], coef, 0.0)
 
 
 def _is_large(part: ConjugatePart, Lambda: Tensor) -> bool:
@@ -94,11 +112,11 @@ def _without_system(at: "_Point", n_iter: Tensor) -> Result:
 
 def polish(problem: Problem, Lambda: Tensor) -> Tensor:
     """Λ after Newton on the face it lies on, as exact as rounding allows."""
-    return _polish(conjugate_part(problem), Lambda).Lambda
+    return _polish(_Point(conjugate_part(problem), Lambda)).Lambda
 
 
-def _hinge(problem: Problem) -> MulticlassHinge:
-    assert isinstance(problem.loss, MulticlassHinge)
+def _hinge(problem: Problem) -> Hinge:
+    assert isinstance(problem.loss, Hinge)
     return problem.loss
 
 
@@ -117,16 +135,16 @@ def _competitors(problem: Problem) -> Tensor:
 def _exact(part: ConjugatePart, found: dual_newton.DualPoint, target: float) -> "_Point":
     """From what Newton's method ``found`` to a point whose zeros are exact, of a gap of at most ``target``."""
     problem = part.problem
-    at = _polish(part, _unstuck(problem, found.Lambda, ~(found.gap <= target)))
+    at = _polish(_Point(part, _unstuck(problem, found.Lambda, ~(found.gap <= target))))
     singular = at.face.singular
     if singular.any():
         # Too many λ are free for the features in use: most of them are zeros that have not got there.
-        at = _polish(part, _unstuck(problem, at.Lambda, singular))
+        at = _polish(_Point(part, _unstuck(problem, at.Lambda, singular)))
     # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
-    worse = ~(at.gap <= found.gap.clamp_max(1) * problem.null_objective() + ROUNDING)[:, None, None]
+    worse = ~(at.gap <= found.gap.clamp_max(1) * part.null + ROUNDING)[:, None, None]
     if worse.any():
         safe = torch.where((found.gap <= 1)[:, None, None], found.Lambda, problem.Y)
-        at = _polish(part, torch.where(worse, safe, at.Lambda))
+        at = _polish(_Point(part, torch.where(worse, safe, at.Lambda)))
     return at
 
 
@@ -141,13 +159,12 @@ def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
 
 
 class _Point:
-    """Λ (b, n, k), R* there, its gap (b,), and the optimality system ``face``, once it is made."""
-
-    face: DualFace | KroneckerFace
+    """Λ (b, n, k), projected on its domain, R* there, its gap (b,), and the optimality system."""
 
     def __init__(self, part: ConjugatePart, Lambda: Tensor) -> None:
         problem = part.problem
         self.part = part
+        Lambda = problem.dual_loss.domain.project(Lambda)
         self.image = part.image(problem.Y - Lambda)
         self.local = part.local(self.image)
         # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
@@ -166,6 +183,12 @@ class _Point:
         """That of Θ, (b, m, k)."""
         return self.local.full_image(self.theta)
 
+    @cached_property
+    def face(self) -> DualFace | KroneckerFace:
+        """The system at Λ, unless it is set to one made where it is as good."""
+        return self.local.face(self.Lambda)
+
+    @cached_property
     def newton_step(self) -> Tensor:
         """The change of Λ that Newton's method asks for, with the opposite sign."""
         problem = self.local.small
@@ -193,7 +216,7 @@ class _Point:
 
     def derivative_error(self) -> Tensor:
         """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
-        step = self.newton_step()
+        step = self.newton_step
         scores = self.part.row_norms() * (2 * self.gap / self.part.problem.l2).sqrt()[:, None]
         uncertainty = torch.where(self.Lambda > 0, step.abs(), 2 * scores[..., None])
         moved = self.local.coef_change(step)[:, None, None]
@@ -206,22 +229,22 @@ class _Point:
         return torch.where(self.local.moves(), torch.maximum(*errors), still)
 
 
-def _polish(part: ConjugatePart, Lambda: Tensor) -> _Point:
+def _polish(at: _Point) -> _Point:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
-    problem = part.problem
-    at = made_at = _Point(part, problem.dual_loss.domain.project(Lambda))
-    at.face = at.local.face(at.Lambda)
+    part, made_at = at.part, at
     for _ in range(POLISH_STEPS):
-        new = _Point(part, problem.dual_loss.domain.project(at.Lambda - at.newton_step()))
+        if (at.newton_step.abs() <= ROUNDING_STEP).all():
+            break
+        new = _Point(part, at.Lambda - at.newton_step)
         # NaN compares false: a step into nowhere is not taken.
         better = (new.gap <= at.gap + ROUNDING)[:, None, None]
         if not better.all():
             new = _Point(part, torch.where(better, new.Lambda, at.Lambda))
         settled = bool(((new.Lambda - at.Lambda).abs() <= SETTLED_STEP).all())
-        if _on_one_face(new.Lambda, made_at.Lambda, SAME_SYSTEM[part.precision]):
+        if _on_one_face(new.Lambda, made_at.Lambda, part.same_system):
             new.face = at.face
         else:
-            new.face, made_at = new.local.face(new.Lambda), new
+            made_at = new
         at = new
         if settled:
             break

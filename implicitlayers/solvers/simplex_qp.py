@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kronecker import FaceFactor, factorise_face, masked_inverse
+from ..kronecker import FaceFactor, factorise_face, in_order, masked_inverse
 from ..linear import cholesky
 from ..prox import project_simplex
 from .batch import pick, put
@@ -52,43 +52,43 @@ class FaceMinimum(NamedTuple):
     factor: FaceFactor
     settled: Tensor
 
+    def put(self, index: Tensor, part: "FaceMinimum") -> "FaceMinimum":
+        """The same with some elements replaced."""
+        size = max(self.factor.samples.shape[-1], part.factor.samples.shape[-1])
+        mine, other = (found._replace(factor=found.factor.resized(size)) for found in (self, part))
+        return put(mine, index, other)
+
 
 def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
     """Solve from the feasible ``start`` and the guess ``free`` of its face; ``max_iter`` bounds the active set."""
     found = _active_set(program, start, free, max_iter)
+    if found.settled.all():
+        return found
     stuck = (~found.settled & ~(program.value(found.feasible) < program.value(start))).nonzero().flatten()
     if len(stuck):
         some = pick(program, stuck)
         inside, face = _interior_point(some)
         again = _active_set(some, inside, face, 2)
         again = again._replace(settled=torch.ones_like(again.settled))
-        found = put(found, stuck, again)
+        found = found.put(stuck, again)
     return found
 
 
 def _active_set(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
     """Elements leave the batch as their face repeats itself."""
-    free = program.faces(free)
-    todo = torch.arange(len(start), device=start.device)
-    found: FaceMinimum | None = None
-    value = program.value(start)
-    for _ in range(max_iter):
-        some = pick(program, todo)
-        part, next_free = _active_set_step(some, free)
-        best = start if found is None else found.feasible[todo]
-        value_ = some.value(part.feasible)
-        better = (value_ <= value) | part.settled
-        part = part._replace(feasible=torch.where(better[:, None, None], part.feasible, best))
-        found = part if found is None else put(found, todo, part)
-        moving = ~part.settled & value_.isfinite()
-        if not moving.any():
+    found, free = _active_set_step(program, start, program.faces(free))
+    todo, part = torch.arange(len(start), device=start.device), found
+    for _ in range(max_iter - 1):
+        moving = (~part.settled & part.point.isfinite().all(-1).all(-1)).nonzero().flatten()
+        if not len(moving):
             break
-        todo, free, value = todo[moving], next_free[moving], torch.where(better, value_, value)[moving]
-    assert found is not None
+        todo = pick(todo, moving)
+        part, free = _active_set_step(pick(program, todo), pick(part.feasible, moving), pick(free, moving))
+        found = found.put(todo, part)
     return found
 
 
-def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tensor]:
+def _active_set_step(program: Program, start: Tensor, free: Tensor) -> tuple[FaceMinimum, Tensor]:
     """The minimiser on a face, and the face its signs ask for: positive entries, and those of negative slope."""
     factor = factorise_face(program.M, free)
     point, multiplier = factor.solve(program.C, program.total)
@@ -96,7 +96,12 @@ def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tenso
     rounding = 1e-12 * program.C.abs().amax((1, 2), keepdim=True)
     wanted = program.faces(torch.where(free, point > 1e-14 * program.total, slope < -rounding))
     settled = (wanted == free).flatten(1).all(1)
-    feasible = project_simplex(point, program.total, program.allowed, dim=1)
+    # A settled point is feasible as it is, and no feasible one is lower.
+    feasible = point
+    if not settled.all():
+        projected = project_simplex(point, program.total, program.allowed, dim=1)
+        lower = settled | (program.value(projected) <= program.value(start))
+        feasible = torch.where(lower[:, None, None], projected, start)
     return FaceMinimum(feasible, point, free, factor, settled), wanted
 
 
@@ -128,7 +133,7 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         if (mu * entries <= INTERIOR_GAP * scale).all():
             break
         inverse, pivot = masked_inverse(M, free, ratio(S, L))
-        factor = FaceFactor(inverse, cholesky(inverse.sum(1) + empty), pivot.amin(-1) > 0)
+        factor = FaceFactor(inverse, in_order(free), cholesky(inverse.sum(1) + empty), pivot.amin(-1) > 0)
         # Predictor: towards μ = 0. The change of S follows from complementarity, S dL + L dS = target − L∘S.
         dL = factor.solve(S)[0]
         dS = -S - ratio(S, L) * dL
