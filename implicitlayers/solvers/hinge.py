@@ -11,13 +11,15 @@ from ..hinges import Hinge
 from ..optimality import NoSystem
 from ..penalties import Kinks
 from ..problem import Problem, relative
-from . import barrier, dual_newton
-from .batch import pick
+from . import barrier, continuation, dual_newton
+from .batch import pick, put
 from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticPart, conjugate_part
 from .face import SimplexFace
 from .result import Result
 from .ties import at_kink, derivative_error
 
+# Newton steps in which most problems are solved; the others are better served by proximal points.
+DIRECT_STEPS = 30
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
@@ -41,7 +43,8 @@ def solve(
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     if (at := _at_once(part, Lambda, tol)) is not None:
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
-    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), max_iter)
+    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), min(max_iter, DIRECT_STEPS))
+    found = _continued(part, found, max(tol, POLISH_BELOW), max_iter)
     if not differentiated and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
@@ -87,6 +90,22 @@ def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None"
         at.face = kronecker_face(problem, M, face.minimum.factor)
     at = _polish(at)
     return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
+
+
+def _continued(
+    part: ConjugatePart, found: dual_newton.DualPoint, target: float, max_iter: int
+) -> dual_newton.DualPoint:
+    """What was ``found``, with elements that Newton's method has not brought to a gap of ``target`` led further."""
+    todo = (~(found.gap <= target) & (found.n_iter < max_iter)).nonzero().flatten()
+    if not len(todo):
+        return found
+    some, before = part.pick(todo), pick(found, todo)
+    Lambda, points = continuation.minimise(some.problem, before.Lambda, max_iter - before.n_iter)
+    gap = relative(_Point(some, Lambda).gap, some.null)
+    better = gap < before.gap
+    Lambda = torch.where(better[:, None, None], Lambda, before.Lambda)
+    after = dual_newton.DualPoint(Lambda, torch.where(better, gap, before.gap), before.n_iter + points)
+    return put(found, todo, after)
 
 
 def _no_worse_than_zero(at: "_Point", tol: float) -> Tensor:
