@@ -169,12 +169,18 @@ class Problem(NamedTuple):
         if isinstance(self.penalty, NoPenalty):
             # Both brackets are zero; and so is V where l2 is, see `feasible`.
             return self.l2 / 2 * (W - V / safe[..., None, None]).square().sum((-2, -1))
+        if not convex.any():
+            return self._norm_gap(W, V)
         U = self.penalty.prox(V / safe[..., None, None], 1 / safe)
         U = torch.where(self.ridge > 0, U, W)
         strong = self.ridge * (W - U)
         bracket = self.penalty.value(W) - self.penalty.value(U) - ((V - self.ridge * U) * (W - U)).sum((-2, -1))
-        norm = self.penalty.value(W) + self.penalty.conjugate(V) - (V * W).sum((-2, -1))
-        return (strong * (W - U)).sum((-2, -1)) / 2 + torch.where(convex, bracket, norm).clamp_min(0)
+        norm = bracket if convex.all() else torch.where(convex, bracket, self._norm_gap(W, V))
+        return (strong * (W - U)).sum((-2, -1)) / 2 + norm.clamp_min(0)
+
+    def _norm_gap(self, W: Tensor, V: Tensor) -> Tensor:
+        """Ω(W) + Ω*(V) − ⟨V, W⟩ ≥ 0."""
+        return (self.penalty.value(W) + self.penalty.conjugate(V) - (V * W).sum((-2, -1))).clamp_min(0)
 
 
 def relative(gap: Tensor, null_objective: Tensor) -> Tensor:

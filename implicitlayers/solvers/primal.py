@@ -17,7 +17,7 @@ from ..losses import Squared
 from ..optimality import NormalMap, NoSystem, normal_map
 from ..penalties import GroupL2, Partly
 from ..problem import Problem
-from ..products import gram
+from ..products import gram, row_squares
 from ..score_equation import ScoreEquation, score_equation, unknown_at
 from .batch import few, pick, put
 from .result import Result
@@ -33,6 +33,8 @@ MOST_UNKNOWNS, ALWAYS_SMALL, MOST_BESIDE_KRONECKER = 1500, 100, 400
 EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 32, 4, 1.5
 # Newton steps on the scores beyond those that belong to W.
 SCORE_STEPS = 2
+# Entries of X up to which all of its columns' norms are taken.
+ALL_NORMS_UP_TO = 2**20
 # A support is gathered below this share of the features.
 SHARE_TAKEN = 0.5
 
@@ -231,7 +233,7 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
         nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
         return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V)
     local = _linearised(problem, chosen, at, v, step)
-    uncertainty = _uncertainty(problem, at, local, v, step)
+    uncertainty = _uncertainty(problem, at, local, v, step, kinks.distance)
     return Result(
         coef=at.coef,
         theta=theta,
@@ -246,8 +248,8 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
     )
 
 
-def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Tensor) -> Tensor:
-    """How far v may be from that of the solution, feature by feature, (b, m, 1).
+def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Tensor, distance: Tensor) -> Tensor:
+    """How far v may be from that of the solution, (b, m, 1), where that is much beside the ``distance``.
 
     On the support by about Newton's next step. Anywhere by τ‖x_j‖ times what θ is wrong by, in the norm weighted by s̄:
     that step, or ‖θ − θ*‖² ≤ 2L(P − D), ∂²ℓ being at most L.
@@ -259,5 +261,23 @@ def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Te
     on_support = moved.abs().flatten(1).amax(-1) if moved.numel() else torch.zeros_like(step)
     changed = (problem.weight[..., None] * (theta - at.theta).square()).sum((1, 2)).sqrt()
     unknown = (2 * problem.smooth_loss.smoothness() * at.gap * problem.null_objective()).sqrt()
-    norms = torch.linalg.vector_norm(problem.X, dim=-2).to(v.dtype) * problem.weight.amax(-1, keepdim=True).sqrt()
-    return (on_support[:, None] + (step * (changed + unknown))[:, None] * norms)[..., None]
+    slope = step * (changed + unknown) * problem.weight.amax(-1).sqrt()
+    norms = _decisive_norms(problem.X, distance.amin(-1), on_support, slope)
+    return (on_support[:, None] + slope[:, None] * norms)[..., None]
+
+
+def _decisive_norms(X: Tensor, distance: Tensor, offset: Tensor, slope: Tensor) -> Tensor:
+    """‖x_j‖, (b, m), or 0 where it cannot make (offset + slope·‖x_j‖)/distance_j, (b, m), the largest of its element.
+
+    The norms of the columns of a large X take longer than a product with it; ‖X‖ bounds them in a fraction of that, and
+    the feature next to a kink tells how small is too small.
+    """
+    if X.numel() < ALL_NORMS_UP_TO:
+        return torch.linalg.vector_norm(X, dim=-2).to(slope.dtype)
+    nearest = distance.argmin(-1, keepdim=True)
+    size = X.gather(-1, nearest[:, None, :].expand(*X.shape[:-1], 1)).to(slope.dtype).norm(dim=-2)
+    largest = row_squares(X).sum(-1, keepdim=True).sqrt()
+    reach = (offset[:, None] + slope[:, None] * largest) * distance.gather(-1, nearest)
+    few = gathered(distance * (offset[:, None] + slope[:, None] * size) <= reach, SHARE_TAKEN)
+    norms = torch.linalg.vector_norm(few.take(X), dim=-2).to(slope.dtype)
+    return few.put(norms[..., None], X.shape[-1])[..., 0]
