@@ -74,6 +74,6 @@ def _newton_step(problem: Problem, Lambda: Tensor, mu: Tensor, allowed: Tensor) 
         return (problem.weight * data).sum(-1) + problem.conjugate(problem.correlation(Theta))
 
     descent = (problem.weight[..., None] * (slope - pull) * D).sum((1, 2)) * longest
-    length, _ = backtrack(value, descent)
+    length, _ = backtrack(value, value(torch.zeros_like(descent)), descent)
     length = length * longest
     return Lambda + length[:, None, None] * D, length, slope

@@ -78,6 +78,10 @@ class QuadraticLocal:
         self.part, self.small = part, part.problem
         self.scores = image
 
+    def value(self, Theta: Tensor) -> Tensor:
+        """R*, (b,)."""
+        return self.part.value(Theta, self.scores)
+
     @property
     def model(self) -> Tensor:
         """The Hessian in √s̄Λ is this (b, n, n) for every class."""
@@ -162,6 +166,10 @@ class PenalisedLocal:
         self.V = self.features.take(image.mT).mT
         self.W = self.small.coef_of(self.V)
         self.scores = self.small.scores(self.W)
+
+    def value(self, Theta: Tensor) -> Tensor:
+        """R*, (b,): see `Problem.conjugate`, of which only the active features are a part."""
+        return self.small.l2 / 2 * self.W.square().sum((-2, -1))
 
     @cached_property
     def _rough(self) -> tuple[Tensor, Tensor, Tensor]:

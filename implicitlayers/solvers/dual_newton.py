@@ -228,6 +228,7 @@ def _line_search(
     """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere."""
     problem = part.problem
     slope = problem.weight[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
+    start = _data(problem, problem.Y - Lambda) + local.value(problem.Y - Lambda)
 
     def kept(target: Tensor) -> Tensor:
         # Where nothing is to move, and where a step has overflowed.
@@ -240,10 +241,9 @@ def _line_search(
         def value(length: Tensor) -> Tensor:
             t = length[:, None, None]
             Theta = problem.Y - Lambda - t * D
-            data = (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1)
-            return data + part.value(Theta, image + t * moved)
+            return _data(problem, Theta) + part.value(Theta, image + t * moved)
 
-        length, reached = backtrack(value, (slope * D).sum((-2, -1)))
+        length, reached = backtrack(value, start, (slope * D).sum((-2, -1)))
         return length, reached, moved
 
     target = kept(step.newton)
@@ -260,10 +260,17 @@ def _line_search(
     return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)
 
 
-def backtrack(value: Callable[[Tensor], Tensor], descent: Tensor) -> tuple[Tensor, Tensor]:
-    """Halve the step until F falls by a share of what its slope ``descent`` promises (Armijo); 0 if it never does."""
+def _data(problem: Problem, Theta: Tensor) -> Tensor:
+    """The part of F that is the loss's, (b,)."""
+    return (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1)
+
+
+def backtrack(value: Callable[[Tensor], Tensor], start: Tensor, descent: Tensor) -> tuple[Tensor, Tensor]:
+    """Halve the step until F falls from ``start`` by a share of what its slope ``descent`` promises (Armijo).
+
+    The length (b,), 0 if it never does, and F there.
+    """
     length = torch.ones_like(descent)
-    start = value(torch.zeros_like(descent))
     slack = 1e-13 * start.abs()
     for _ in range(HALVINGS):
         reached = value(length)

@@ -160,6 +160,6 @@ def _search(proximal: Proximal, at: _Dual, Z: Tensor, step: Tensor, live: Tensor
         reached = _at(proximal, at.theta + t * moved, at.V + t * image)
         return reached.value
 
-    length, _ = backtrack(value, (problem.weight[..., None] * (Z - at.z) * moved).sum((-2, -1)))
+    length, _ = backtrack(value, at.value, (problem.weight[..., None] * (Z - at.z) * moved).sum((-2, -1)))
     value(length)
     return reached
