@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .implicit import is_transformed
+
 
 class AllFeatures(NamedTuple):
     """Every column, in order."""
@@ -37,8 +39,17 @@ class Support(NamedTuple):
     def take(self, X: Tensor) -> Tensor:
         """Gather the columns of X (..., n, m) to (..., n, S), zero (or false) in the padding."""
         index = self.columns[..., None, :].expand(*X.shape[:-1], self.columns.shape[-1])
-        # In place: a second matrix of this size would cost more than the first.
-        return X.gather(-1, index).masked_fill_(~self.real[..., None, :], 0)
+        taken = X.gather(-1, index)
+        # In place, and where there is padding: a second matrix of this size would cost more than the first.
+        padded = self._padded()
+        taken[..., padded].masked_fill_(~self.real[..., None, padded], 0)
+        return taken
+
+    def _padded(self) -> slice:
+        """The columns, the last ones, that are padding in some element; all, where no value may be looked at."""
+        if is_transformed(self.real):
+            return slice(None)
+        return slice(int(self.real[None].flatten(0, -2).all(0).sum()), None)
 
     def put(self, W: Tensor, n_features: int) -> Tensor:
         """Scatter rows W (..., S, k) to (..., m, k), zero elsewhere."""
