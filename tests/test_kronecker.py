@@ -81,8 +81,8 @@ def test_small_systems_and_the_whole_have_the_same_derivatives(monkeypatch, smoo
     s[0, 3] = 0
     small = jacrev(machine, argnums=(0, 2))(X, y, s)
 
-    def whole(problem, model, Lambda):
-        assert model.shape == (2, 12, 12)
+    def whole(problem, kernel, model, Lambda):
+        assert kernel.shape == model.shape == (2, 12, 12)
         return dual_face.dual_face(problem, Lambda)
 
     def never(*_):
