@@ -12,7 +12,7 @@ from .kronecker import FaceFactor
 from .linear import Factor, factorise, spectral_condition
 from .penalties import NoPenalty
 from .problem import Problem
-from .products import gram, product
+from .products import gram, known_gram, product, saved_like
 
 
 class DualFace(NamedTuple):
@@ -117,13 +117,13 @@ def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, li
     sample, direction = edges
     b, e = sample.shape
     alpha, q = bends(problem, V)
-    X = problem.X.to(dtype)
+    X = problem.X
     M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
     bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
     width = max(1, limit // max(1, b * e))
     row = (sample + X.shape[-2] * torch.arange(b, device=X.device)[:, None]).flatten()
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
-        A = some.flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
+        A = some.to(dtype).flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
         bent = torch.baddbmm(bent, A, A.mT)
     M = (M + bent) / problem.l2[..., None, None]
     return (M + M.mT) / 2
@@ -143,10 +143,11 @@ def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:
 class KroneckerFace(NamedTuple):
     """`DualFace` without a penalty: the Hessian in √s̄Λ is M ⊗ I, and systems are n×n, one per class and one more.
 
-    ``root`` √s̄ and its inverse ``unroot`` (b, n, 1), zero for absent samples. The step J⁻¹r is the minimiser within the
-    face of ½⟨D, MD⟩ − ⟨√s̄r, D⟩, over √s̄.
+    ``gram`` XXᵀ (b, n, n); ``root`` √s̄ and its inverse ``unroot`` (b, n, 1), zero for absent samples. The step J⁻¹r is
+    the minimiser within the face of ½⟨D, MD⟩ − ⟨√s̄r, D⟩, over √s̄.
     """
 
+    gram: Tensor
     root: Tensor
     unroot: Tensor
     factor: FaceFactor
@@ -175,25 +176,34 @@ def kronecker_model(problem: Problem, model: Tensor) -> Tensor:
     return model + (problem.dual_loss.conjugate_curvature(problem.l2)[:, None] + absent).diag_embed()
 
 
-def kronecker_face(problem: Problem, M: Tensor, factor: FaceFactor) -> KroneckerFace:
-    """The system of `kronecker_model` on the face of its ``factor``."""
+def kronecker_face(problem: Problem, kernel: Tensor, M: Tensor, factor: FaceFactor) -> KroneckerFace:
+    """The system of `kronecker_model` on the face of its ``factor``; ``kernel`` is XXᵀ/l2."""
     root = problem.weight.sqrt()[..., None]
     present = root > 0
     norms = factor.blocks.square().sum((-2, -1)).amax(-1).sqrt()
     unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
-    return KroneckerFace(root, unroot, factor, ~factor.regular, M.square().sum((-2, -1)).sqrt() * norms)
+    gram, condition = kernel * problem.l2[:, None, None], M.square().sum((-2, -1)).sqrt() * norms
+    return KroneckerFace(gram, root, unroot, factor, ~factor.regular, condition)
 
 
 def _attach_dual(face: "DualFace | KroneckerFace", problem: Problem, Lambda: Tensor, order: int) -> Tensor:
     """Coefficients with the derivatives of Λ on its face."""
-    scores = _scores(problem)
+    scores = _scores(face, problem)
     Lambda = attach(Lambda, lambda L: face.residual(problem, L, scores(L)), lambda r: face.step(problem, r), order)
-    return problem.coef_of(problem.correlation(problem.Y - Lambda))
+    return _coef(problem, Lambda)
 
 
-def _scores(problem: Problem) -> Callable[[Tensor], Tensor]:
+def _coef(problem: Problem, Lambda: Tensor) -> Tensor:
+    """W(Λ)."""
+    V = problem.correlation(problem.Y - Lambda)
+    with saved_like(problem.X):
+        return problem.coef_of(V)
+
+
+def _scores(face: "DualFace | KroneckerFace", problem: Problem) -> Callable[[Tensor], Tensor]:
     """Λ → XW(Λ). Without a penalty all of it lives in the Gram matrix: one pass over X, however often it is asked."""
     if isinstance(problem.penalty, NoPenalty):
-        kernel = gram(problem.X) / problem.l2[..., None, None]
+        products = known_gram(problem.X, face.gram) if isinstance(face, KroneckerFace) else gram(problem.X)
+        kernel = products / problem.l2[..., None, None]
         return lambda L: product(kernel, problem.weight[..., None] * (problem.Y - L))
-    return lambda L: problem.scores(problem.coef_of(problem.correlation(problem.Y - L)))
+    return lambda L: problem.scores(_coef(problem, L))

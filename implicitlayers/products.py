@@ -2,13 +2,18 @@
 
 Where dtypes differ, X is converted in chunks along its longer side. Where derivatives with respect to X are asked for,
 the product is taken in the dtype of X instead, because its backward pass would keep all chunks: the derivatives then
-have the precision of X, as their result does.
+have the precision of X, as their result does. In plain reverse mode functions of our own make the gradients of X, which
+cost one X in memory together, and are made of ordinary operations: they have derivatives of any order.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad, graph
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .implicit import is_differentiated
 
@@ -19,10 +24,10 @@ CHUNK, DEVICE_CHUNK = 2**17, 2**24
 
 def product(A: Tensor, B: Tensor) -> Tensor:
     """A @ B for a wide A (X or Xᵀ) and a narrow B; columns contiguous in memory, several times faster in batches."""
+    if is_differentiated(A):
+        return _differentiable(A, B, transposed=False)
     if A.dtype == B.dtype:
         return (B.mT @ A.mT).mT
-    if is_differentiated(A):
-        return (B.to(A.dtype).mT @ A.mT).mT.to(B.dtype)
     if A.shape[-2] > A.shape[-1]:
         return torch.cat([product(part.to(B.dtype), B) for part in _chunks(A, -2)], dim=-2)
     parts = _chunks(A, -1)
@@ -31,8 +36,42 @@ def product(A: Tensor, B: Tensor) -> Tensor:
 
 
 def transposed_product(A: Tensor, B: Tensor) -> Tensor:
-    """Aᵀ @ B. Its derivative with respect to A comes in the layout of A: autograd adds to it in place."""
-    return (B.mT @ A).mT if A.dtype == B.dtype else product(A.mT, B)
+    """Aᵀ @ B."""
+    return _differentiable(A, B, transposed=True) if is_differentiated(A) else product(A.mT, B)
+
+
+def _differentiable(A: Tensor, B: Tensor, transposed: bool) -> Tensor:
+    """A @ B or Aᵀ @ B in the dtype of A."""
+    multiply = _Product.apply if _is_reverse_only(A, B) else _multiplied
+    return multiply(A, B.to(A.dtype), transposed).to(B.dtype)
+
+
+def _multiplied(A: Tensor, B: Tensor, transposed: bool) -> Tensor:
+    return (B.mT @ (A if transposed else A.mT)).mT
+
+
+class _Product(torch.autograd.Function):
+    """A @ B, or Aᵀ @ B where ``transposed``; A and B share their leading dimensions.
+
+    The gradient of A is new memory in the layout of A, and no view: to one like it autograd adds the others in place.
+    That of `torch.matmul` in batches is a view, and every use of A would cost another A.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, B: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(A, B)
+        ctx.transposed = transposed
+        return _multiplied(A, B, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        A, B = ctx.saved_tensors
+        to_A, to_B = None, None
+        if ctx.needs_input_grad[1]:
+            to_B = product(A, G) if ctx.transposed else transposed_product(A, G)
+        if ctx.needs_input_grad[0]:
+            to_A = B @ G.mT if ctx.transposed else G @ B.mT
+        return to_A, to_B, None
 
 
 def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch.float64) -> Tensor:
@@ -59,12 +98,63 @@ def _partial_grams(A: Tensor, weight: Tensor | None, precision: torch.dtype) -> 
         start = end
 
 
+def known_gram(A: Tensor, value: Tensor) -> Tensor:
+    """A Aᵀ, whose ``value`` in float64 is known, with its derivatives; in reverse mode one product, in backward."""
+    if not is_differentiated(A):
+        return value
+    return _KnownGram.apply(A, value) if _is_reverse_only(A) else gram(A)
+
+
+class _KnownGram(torch.autograd.Function):
+    """The value of A Aᵀ; (G + Gᵀ) A is one product backward, where autograd takes G A and Gᵀ A.
+
+    Its backward is made of ordinary operations, and so differentiable as often as one likes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(A)
+        # Not the argument itself: autograd would take it for one changed in place.
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
+        (A,) = ctx.saved_tensors
+        return (G + G.mT).to(A.dtype) @ A, None
+
+
+def saved_like(A: Tensor) -> AbstractContextManager[Any]:
+    """Inside, autograd saves for backward in the dtype of A: derivatives with respect to A have no more digits.
+
+    Values are not touched. Transforms take no hooks; there everything is saved as it is.
+    """
+    if A.dtype == torch.float64 or not is_differentiated(A) or torch._C._are_functorch_transforms_active():
+        return nullcontext()
+    kept = WeakTensorKeyDictionary()
+
+    def pack(t: Tensor) -> tuple[torch.dtype, Tensor]:
+        if t.dtype != torch.float64:
+            return t.dtype, t
+        # Several operations save the same tensor.
+        if t not in kept:
+            kept[t] = t.to(A.dtype)
+        return t.dtype, kept[t]
+
+    return graph.saved_tensors_hooks(pack, lambda packed: packed[1].to(packed[0]))
+
+
 def row_squares(X: Tensor) -> Tensor:
     """‖xᵢ‖², (..., n), as exact as X: sums in float64 of a large X in float32 take thirty times as long."""
     norms = torch.linalg.vector_norm(X, dim=-1)
     if not norms.isfinite().all():
         norms = torch.linalg.vector_norm(X, dim=-1, dtype=torch.float64)
     return norms.to(torch.float64).square()
+
+
+def _is_reverse_only(*tensors: Tensor) -> bool:
+    """Neither forward mode nor a transform: inside those a custom function loses second derivatives."""
+    forward = any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    return not forward and not torch._C._are_functorch_transforms_active()
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -147,7 +147,7 @@ def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, 
 
 def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
     """The coefficients as a differentiable function of the problem's tensors."""
-    small = problem.restrict(constants.features)
+    small = problem.restrict(constants.features, dtype=None)
     coef = constants.system.attach(_clean(small, constants.finite), constants.state, order)
     return constants.features.put(coef, problem.X.shape[-1])
 

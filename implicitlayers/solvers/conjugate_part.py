@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face, kronecker_model
-from ..features import AllFeatures, Features, Support
+from ..features import AllFeatures, Features, gathered
 from ..kronecker import factorise_face
 from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares
 from .batch import pick
 
-# Gathering the active features pays below this share of all features.
-GATHER_BELOW = 0.9
+# Gathering the active features pays below this share of all features, and while their copy has at most so many entries
+# over the batch, or is a small share of X: several are alive at a time.
+GATHER_BELOW, LARGEST_COPY, SMALL_SHARE = 0.9, 2**24, 0.25
 # What is rounding beside one.
 ROUNDING = 1e-13
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
@@ -111,7 +112,7 @@ class QuadraticLocal:
     def face(self, Lambda: Tensor) -> DualFace | KroneckerFace:
         """The optimality system at Λ: one n×n system per class, or, where such a one is singular, the whole."""
         M = kronecker_model(self.part.problem, self.part.model)
-        face = kronecker_face(self.part.problem, M, factorise_face(M, (Lambda > 0).mT))
+        face = kronecker_face(self.part.problem, self.part.kernel, M, factorise_face(M, (Lambda > 0).mT))
         return face if not face.singular.any() else dual_face(self.part.problem, Lambda, kernel=self.part.kernel)
 
 
@@ -240,7 +241,7 @@ def conjugate_part(problem: Problem, precision: torch.dtype = torch.float64) -> 
 
 
 def active_features(problem: Problem, V: Tensor) -> Features:
-    """The support of W(V), V (b, m, k), or all features where gathering would not pay."""
+    """The support of W(V), V (b, m, k), or all features where gathering would not pay or take too much memory."""
     support = problem.penalty.support(V / problem.l2[:, None, None], 1 / problem.l2)
-    largest = int(support.sum(-1).amax())
-    return Support.of(support) if largest < GATHER_BELOW * support.shape[-1] else AllFeatures()
+    affordable = max(SMALL_SHARE, LARGEST_COPY / max(1, problem.X.numel()))
+    return gathered(support, min(GATHER_BELOW, affordable))

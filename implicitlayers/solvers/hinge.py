@@ -87,7 +87,7 @@ def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None"
     face = dual_newton.model_face(problem, M, Lambda, part.local(part.image(problem.Y - Lambda)))
     at = _Point(part, dual_newton.unscaled(problem, face.point, Lambda))
     if isinstance(face, SimplexFace) and face.holds(at.Lambda):
-        at.face = kronecker_face(problem, M, face.minimum.factor)
+        at.face = kronecker_face(problem, part.kernel, M, face.minimum.factor)
     at = _polish(at)
     return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
 
