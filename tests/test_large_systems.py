@@ -79,7 +79,8 @@ def test_where_a_support_vector_machine_is_undecided_the_system_is_made_all_the_
     assert expected.status.any()
     monkeypatch.setattr(hinge, "LARGEST_IDLE", 0)
     found = layer.solve(X, y)
-    assert torch.equal(found.status, expected.status)
+    # Where ties leave several dual points, they are on different faces, some of which are singular.
+    assert torch.equal(found.status > 0, expected.status > 0)
     assert (found.gap <= 1e-9).all()
 
 
