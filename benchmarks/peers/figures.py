@@ -33,11 +33,16 @@ LAYERS = {"SVM": "#d55e00", "group Lasso": "#0072b2"}
 
 
 class Drawing(NamedTuple):
-    """A figure ``of`` the records of a command."""
+    """A figure ``of`` the records of a command whose case is named like ``about``."""
 
     of: str
     title: str
     draw: Callable[[Sequence[Record]], Figure]
+    about: str = ""
+
+    def is_of(self, records: Sequence[Record]) -> bool:
+        """Whether there is anything to draw."""
+        return any(self.about in record.case for record in records)
 
 
 def time_against_gap(records: Sequence[Record]) -> Figure:
@@ -70,10 +75,12 @@ def _point(axes: Axes, record: Record) -> None:
 
 
 def time_against_sizes(records: Sequence[Record]) -> Figure:
-    """A panel for each of m, n, batch and k, and the fitted exponents."""
+    """A panel for each of m, n, batch and k that was measured, and the fitted exponents."""
+    measured = {x: label for x, label in SCALED.items() if any(r.case.endswith(f" against {x}") for r in records)}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
-        for axes, (x, label) in zip(figure.subplots(1, len(SCALED), sharey=True), SCALED.items(), strict=True):
+        figure = Figure(figsize=(1 + 2.6 * len(measured), 3.4), layout="constrained")
+        panels = np.ravel(figure.subplots(1, max(1, len(measured)), sharey=True, squeeze=False))
+        for axes, (x, label) in zip(panels, measured.items(), strict=False):
             for layer, color in LAYERS.items():
                 name = f"{layer} against {x}"
                 curve = [r for r in records if r.case == name]
@@ -147,6 +154,6 @@ def _unique(values: Iterable) -> list:
 FIGURES = {
     "gap": Drawing("svm", "time against duality gap", time_against_gap),
     "regression": Drawing("regression", "seconds of the regressions", regressions),
-    "sizes": Drawing("scaling", "time against sizes", time_against_sizes),
-    "share": Drawing("scaling", "time against the share of features in use", time_against_share),
+    "sizes": Drawing("scaling", "time against sizes", time_against_sizes, "against"),
+    "share": Drawing("scaling", "time against the share of features in use", time_against_share, "l1_share"),
 }

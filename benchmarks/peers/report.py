@@ -26,7 +26,7 @@ def report(folder: Path) -> None:
     parts = [HEADER]
     drawn = {}
     for name, figure in FIGURES.items():
-        if figure.of in found:
+        if figure.is_of(found.get(figure.of, ())):
             figure.draw(found[figure.of]).savefig(folder / f"{name}.png", dpi=150)
             drawn.setdefault(figure.of, []).append(f"![{figure.title}]({name}.png)\n")
     for name, records in found.items():

@@ -232,3 +232,11 @@ def test_figures_are_drawn_where_much_is_missing(name, tmp_path):
     others = [replace(made, case="SVM against m", m=m, active_share=0.1) for m in (10, 20)]
     figure = FIGURES[name].draw([made, failed, *others])
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_what_was_not_measured_is_not_drawn():
+    made = Record("SVM against m", "ours", n=5, m=6, dtype="float32", forward_s=0.1, total_s=0.2)
+    assert len(FIGURES["sizes"].draw([made]).axes) == 1
+    assert FIGURES["sizes"].is_of([made])
+    assert not FIGURES["share"].is_of([made])
+    assert not FIGURES["gap"].is_of([])
