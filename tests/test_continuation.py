@@ -66,3 +66,10 @@ def test_a_limit_is_one(max_iter):
     problem = machines(1, 4.0)
     points = continuation.minimise(problem, torch.full_like(problem.Y, 1 / 3), torch.full((2,), max_iter))[1]
     assert points.tolist() == [max_iter] * 2
+
+
+def test_without_a_penalty_newton_goes_on_by_itself(monkeypatch):
+    X, y = normal(3, 12, 30), labels(3, 12, k=3)
+    monkeypatch.setattr(hinge, "DIRECT_STEPS", 0)
+    monkeypatch.setattr(hinge, "_at_once", lambda *_: None)
+    assert il.MulticlassSVM(0.01).solve(X, y).converged.all()

@@ -43,8 +43,11 @@ def solve(
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     if (at := _at_once(part, Lambda, tol)) is not None:
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
-    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), min(max_iter, DIRECT_STEPS))
-    found = _continued(part, found, max(tol, POLISH_BELOW), max_iter)
+    # Without a penalty the model is the dual itself: Newton goes on alone.
+    steps = max_iter if isinstance(part, QuadraticPart) else min(max_iter, DIRECT_STEPS)
+    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), steps)
+    if isinstance(part, PenalisedPart):
+        found = _continued(part, found, max(tol, POLISH_BELOW), max_iter)
     if not differentiated and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
@@ -93,7 +96,7 @@ def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None"
 
 
 def _continued(
-    part: ConjugatePart, found: dual_newton.DualPoint, target: float, max_iter: int
+    part: PenalisedPart, found: dual_newton.DualPoint, target: float, max_iter: int
 ) -> dual_newton.DualPoint:
     """What was ``found``, with elements that Newton's method has not brought to a gap of ``target`` led further."""
     todo = (~(found.gap <= target) & (found.n_iter < max_iter)).nonzero().flatten()
