@@ -43,9 +43,9 @@ class _State(NamedTuple):
 
 
 def minimise(problem: Problem, Lambda: Tensor, max_iter: Tensor) -> tuple[Tensor, Tensor]:
-    """Λ (b, n, k) as near the optimum as proximal points lead from ``Lambda``, and how many (b,), at most ``max_iter``.
+    """Λ (b, n, k) as near the optimum as proximal points lead from ``Lambda`` and W = 0, and how many they were (b,).
 
-    Without a better guess the first one starts from W = 0.
+    At most ``max_iter`` (b,).
     """
     W = torch.zeros_like(problem.correlation(problem.Y))
     gap = torch.full_like(problem.l2, torch.inf)

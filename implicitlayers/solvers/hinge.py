@@ -38,7 +38,10 @@ LAST_BARRIER = 1e-14
 def solve(
     problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
 ) -> Result:
-    """Newton on the dual, then Newton on the face it ends on; ``start`` is a dual point Θ (b, n, k)."""
+    """Newton on the dual, from proximal points where that is slow, then Newton on the face it ends on.
+
+    ``start`` is a dual point Θ (b, n, k).
+    """
     part = conjugate_part(problem, precision)
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
     if (at := _at_once(part, Lambda, tol)) is not None:
