@@ -113,20 +113,24 @@ class Polished(NamedTuple):
     n_iter: Tensor
 
 
-def polish(problem: Problem, at: Point, step: Tensor, most: int = POLISH_STEPS) -> Polished:
-    """Newton on the support, at ``most`` so many steps, until W stands still or the gap does not fall."""
+def polish(problem: Problem, at: Point, step: Tensor, tol: Tensor) -> Polished:
+    """Newton on the support where the gap is above ``tol`` (b,), until W stands still or the gap does not fall."""
     # Coefficients count by what they do to scores, whatever the units of their features.
     unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
-    going = at.gap < POLISH_BELOW
+    return _polish(problem, at, step, unit, (at.gap < POLISH_BELOW) & (at.gap > tol), POLISH_STEPS)
+
+
+def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tensor, most: int) -> Polished:
+    """At most ``most`` steps of the elements ``going`` (b,)."""
     n_iter = torch.zeros_like(at.gap, dtype=torch.int64)
-    while most:
+    while most and going.any():
+        if (some := few(going)) is not None:
+            part = _polish(*pick((problem, at, step, unit, going), some), most)
+            return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))
         chosen, v = _support(problem, at, step)
         going = going & _ready(problem, chosen, going)
         if not going.any():
             break
-        if (some := few(going)) is not None:
-            part = polish(pick(problem, some), pick(at, some), step[some], most)
-            return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))
         local, n_iter = _linearised(problem, chosen & going[:, None], at, v, step), n_iter + going.to(torch.int64)
         new = point(problem, local.features.put(local.newton(), problem.X.shape[-1]))
         moved = (unit * (new.coef - at.coef)).abs().amax((1, 2))
@@ -146,8 +150,8 @@ def _ready(problem: Problem, chosen: Tensor, going: Tensor) -> Tensor:
 
 def _most_rows(problem: Problem) -> int:
     """The most rows of k unknowns that a system may have for a solver's sake."""
-    k = problem.Y.shape[-1]
-    return MOST_BESIDE_KRONECKER // k if is_kronecker(problem) else max(MOST_UNKNOWNS // k, ALWAYS_SMALL)
+    n, k = problem.Y.shape[-2:]
+    return min(2 * n, MOST_BESIDE_KRONECKER) // k if is_kronecker(problem) else max(MOST_UNKNOWNS // k, ALWAYS_SMALL)
 
 
 def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,15 @@ from .primal import Point, Polished, better, is_kronecker, point, polish, step_l
 
 # Steps of the gradient method at the start, which cost as much as one or two of Newton's.
 FIRST_STEPS = 40
-# σ starts at this share of the mean squared norm of a sample, τ at this value; both shrink, down to the last one.
-FIRST_SHARE, SHRINK, LAST_SHARE = 0.1, 0.1, 1e-7
+# σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
+# gap, at most at the first, and shrinks, down to the last.
+PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
 # A proximal step ends at this share of the gap so far, and at a tenth of the gap at which the step before it ended.
-REDUCTION, FINEST = 0.01, 1e-18
-COARSE = 10
-# Newton steps it may take, how many are few, and what its share is multiplied by where it was not reached.
+REDUCTION = 0.01
+# The gap grows with the distance from the minimum, that of a proximal step with its square: where n×n systems make
+# steps cheap they end at this share of the squared gap, but not below rounding.
+REDUCTION_OF_SQUARE, FINEST = 0.01, 1e-18
+# Newton steps it may take, how many are few, and what the share is multiplied by where its end was not reached.
 STEPS, QUICK, GROW = 20, 5, 10
 
 
@@ -68,7 +71,7 @@ def _search_entrywise(
     n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
     if k == 1:
         return at, n_iter
-    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step)
+    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step, tol)
     return whole, n_iter + polishing
 
 
@@ -89,8 +92,8 @@ class _Fixed(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The centre W, its scores ``Lambda`` in the square problem, the best point, σ as a ``share`` of the scale, the
-    ``accuracy`` of the next proximal step, and the steps so far.
+    """The centre W, its scores ``Lambda`` in the square problem, the best point, σ as a ``share`` of the scale, what
+    the ``accuracy`` of the next proximal step is at most, and the steps so far.
     """
 
     W: Tensor
@@ -108,9 +111,9 @@ def _search(
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
     at, n_iter = _start(problem, W, step, tol)
     scale = _scale(square)
-    first, rough = torch.full_like(scale, FIRST_SHARE), torch.full_like(scale, 0.1)
+    first = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
     fixed = _Fixed(problem, None if square is problem else square, scale, step, tol, max_iter)
-    found = _advance(fixed, _State(at.coef, square.scores(at.coef), at, first, rough, n_iter))
+    found = _advance(fixed, _State(at.coef, square.scores(at.coef), at, first, torch.ones_like(scale), n_iter))
     return found.at, found.n_iter
 
 
@@ -121,7 +124,7 @@ def _start(problem: Problem, W: Tensor, step: Tensor, tol: Tensor) -> Polished:
     if not todo.any():
         return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
     near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
-    at, n_iter = polish(problem, near, step)
+    at, n_iter = polish(problem, near, step, tol)
     return Polished(at, n_iter + todo.to(torch.int64))
 
 
@@ -138,47 +141,39 @@ def _proximal_step(fixed: _Fixed, state: _State, live: Tensor) -> _State:
     problem, W, at, share = fixed.problem, state.W, state.at, state.share
     square, kronecker = fixed.square or problem, is_kronecker(problem)
     sigma = (share * fixed.scale - problem.l2).clamp_min(0)
-    accuracy = torch.minimum(REDUCTION * at.gap, state.accuracy)
-    accuracy = accuracy.clamp_min(FINEST) if kronecker else torch.maximum(accuracy, fixed.tol / 10)
-    inner_tol = torch.where(live, accuracy, torch.inf)
-    most = (fixed.max_iter - state.n_iter).clamp_max(STEPS)
+    inner_tol = torch.minimum(REDUCTION * at.gap, state.accuracy)
     if kronecker:
-        found, Lambda = _minimise_kronecker(square, W, state.Lambda, sigma, inner_tol, most)
+        inner_tol = torch.minimum(inner_tol, REDUCTION_OF_SQUARE * at.gap.square()).clamp_min(FINEST)
+        inner_tol = torch.where(live, inner_tol, torch.inf)
+        found, Lambda = _minimise_kronecker(square, W, state.Lambda, sigma, inner_tol)
     else:
-        found, Lambda = _minimise_general(square, W, sigma, share, inner_tol, most), state.Lambda
-    n_iter = state.n_iter + torch.where(live, found.n_iter.clamp_min(1), 0)
+        inner_tol = torch.where(live, torch.maximum(inner_tol, fixed.tol / 10), torch.inf)
+        found, Lambda = _minimise_general(square, W, sigma, share, inner_tol), state.Lambda
     reached = live & (found.gap <= inner_tol)
     W = torch.where(reached[:, None, None], found.W, W)
-    at, polishing = polish(problem, better(point(problem, W), at), fixed.step)
-    quick = found.n_iter <= QUICK
-    # The gap grows with the distance from the minimum, that of a proximal step with its square: where the one is
-    # about the root of the other, σ is small enough and the accuracy is not. Only n×n systems are solved as well
-    # as that; where larger ones are, Newton on the support does the rest.
-    coarse = kronecker & (at.gap.square() <= COARSE * found.gap)
-    shrink = torch.where(coarse, 1.0, torch.where(quick, SHRINK, SHRINK**0.5))
+    at = polish(problem, better(point(problem, W), at), fixed.step, fixed.tol).at
+    shrink = torch.where(found.n_iter <= QUICK, SHRINK, SHRINK**0.5)
     share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
-    accuracy = torch.where(reached, torch.where(coarse, 1e-3, 0.1) * accuracy, accuracy)
-    return _State(W, Lambda, at, share, accuracy, n_iter + polishing)
+    accuracy = torch.where(reached, 0.1 * inner_tol, state.accuracy)
+    return _State(W, Lambda, at, share, accuracy, state.n_iter + live.to(torch.int64))
 
 
 def _minimise_kronecker(
-    problem: Problem, W: Tensor, Lambda: Tensor, sigma: Tensor, tol: Tensor, max_iter: Tensor
+    problem: Problem, W: Tensor, Lambda: Tensor, sigma: Tensor, tol: Tensor
 ) -> tuple[semismooth.Minimum, Tensor]:
     offset, inner = sigma[:, None, None] * W, problem._replace(l2=problem.l2 + sigma)
-    found = dual_newton.minimise(conjugate_part(inner), Lambda, tol, max_iter, offset)
+    found = dual_newton.minimise(conjugate_part(inner), Lambda, tol, STEPS, offset)
     W = inner.coef_of(inner.correlation(problem.Y - found.Lambda) + offset)
     return semismooth.Minimum(W, found.gap, found.n_iter), found.Lambda
 
 
-def _minimise_general(
-    problem: Problem, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor, max_iter: Tensor
-) -> semismooth.Minimum:
+def _minimise_general(problem: Problem, W: Tensor, sigma: Tensor, share: Tensor, tol: Tensor) -> semismooth.Minimum:
     """Any smooth loss, any penalty: systems of size n·k or S·k."""
     # Where the curvature of the loss is constant it needs no help.
     tau = (0.0 if isinstance(problem.loss, Squared) else 1.0) * share
     # The ridge does for the penalised rows what σ does; an intercept, a constant feature, has none.
     rows = torch.where(problem.intercept, share[:, None, None], sigma[:, None, None])
-    return semismooth.minimise(semismooth.Proximal(problem, W, problem.scores(W), rows, tau), tol, max_iter)
+    return semismooth.minimise(semismooth.Proximal(problem, W, problem.scores(W), rows, tau), tol, STEPS)
 
 
 def _scale(problem: Problem) -> Tensor:

@@ -81,8 +81,8 @@ class Minimum(NamedTuple):
     n_iter: Tensor
 
 
-def minimise(proximal: Proximal, tol: Tensor, max_iter: Tensor) -> Minimum:
-    """One proximal step, to a relative gap of ``tol`` (b,) in at most ``max_iter`` (b,) steps of Newton's method."""
+def minimise(proximal: Proximal, tol: Tensor, max_iter: int) -> Minimum:
+    """One proximal step, to a relative gap of ``tol`` (b,) in at most ``max_iter`` steps of Newton's method."""
     problem, null = proximal.problem, proximal.problem.null_objective()
     theta = problem.loss.dual_point(proximal.Z0, problem.Y)
     at = _at(proximal, theta, problem.correlation(theta) + proximal.sigma * proximal.W0)

@@ -5,6 +5,8 @@ and one product with all of X then gives the gap of the whole problem, and which
 the set, until the gap is small enough. (Massias, Gramfort and Salmon, 2018, for the Lasso.)
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from ..features import Support
 from ..penalties import L1, GroupL2, Partly, Penalty, SparseGroup
 from ..problem import Problem
 from . import proximal_point
+from .batch import few, pick, put
 from .primal import Point, better, point
 
 # The first set is of this size, or twice the support of the start; every further one at least twice its support.
@@ -19,7 +22,7 @@ FIRST, GROW = 32, 2
 # From this share of the features on, all of them are taken.
 MOST = 0.4
 # A problem on a set is solved to this share of the gap so far, or of the gap asked for.
-REDUCTION, LAST = 0.01, 0.5
+REDUCTION, LAST = 0.1, 0.5
 
 
 def selects(penalty: Penalty) -> bool:
@@ -32,23 +35,41 @@ def pays(problem: Problem) -> bool:
     return MOST * problem.X.shape[-1] > FIRST
 
 
+class _State(NamedTuple):
+    """The point found last, the best of all, the ``chosen`` features (b, m) and the steps so far (b,)."""
+
+    at: Point
+    best: Point
+    chosen: Tensor
+    n_iter: Tensor
+
+
 def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
     """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,)."""
     W = torch.zeros_like(problem.X[:, 0, :, None] * problem.Y[:, :1, :]) if start is None else start
-    at = best = point(problem, W)
-    n_iter, chosen = torch.zeros_like(max_iter), problem.intercept[..., 0]
+    at = point(problem, W)
+    found = _grow(problem, _State(at, at, problem.intercept[..., 0], torch.zeros_like(max_iter)), tol, max_iter)
+    return found.best, found.n_iter
+
+
+def _grow(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor) -> _State:
+    """Rounds until every element is done."""
+    at, best, chosen, n_iter = state
     while (live := (best.gap > tol) & (n_iter < max_iter)).any():
+        if (some := few(live)) is not None:
+            state = _State(at, best, chosen, n_iter)
+            return put(state, some, _grow(*pick((problem, state, tol, max_iter), some)))
         chosen = chosen | _to_add(problem, at, chosen)
         if int(chosen.sum(-1).amax()) > MOST * chosen.shape[-1]:
             at, steps = proximal_point.search(problem, best.coef, tol, torch.where(live, max_iter - n_iter, 0))
-            return better(at, best), n_iter + steps
+            return _State(at, better(at, best), chosen, n_iter + steps)
         features = Support.of(chosen)
         small = problem.restrict(features)
         inner = torch.where(live, torch.maximum(LAST * tol, REDUCTION * best.gap), torch.inf)
         found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter)
         at = point(problem, features.put(found.coef, chosen.shape[-1]))
         best, n_iter = better(at, best), n_iter + torch.where(live, steps.clamp_min(1), 0)
-    return best, n_iter
+    return _State(at, best, chosen, n_iter)
 
 
 def _to_add(problem: Problem, at: Point, chosen: Tensor) -> Tensor:
