@@ -280,7 +280,8 @@ class SparseGroup(NamedTuple):
 
     def take(self, features: Features) -> "SparseGroup":
         """On these features; a group keeps its number's meaning, not the number, which stays below their count."""
-        group, group_l1 = taken(self.group, features), taken(self.group_l1, features)
+        # Padding, which is filled with zeros, must not fall into the group of that number: its l1 is not the group's.
+        group, group_l1 = taken(self.group + 1, features) - 1, taken(self.group_l1, features)
         # Renumber: a group's first feature among those taken gives it its number.
         if group.shape[-1]:
             group = (group[..., :, None] == group[..., None, :]).to(torch.uint8).argmax(-1)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicitlayers.constraints import Box, Cardinality, ColumnSimplex
+from implicitlayers.features import Support
 from implicitlayers.penalties import L1, GroupL2, NoPenalty, Partly, SparseGroup
 
 M, K = 4, 3
@@ -315,3 +316,14 @@ def test_kinks_of_a_simplex_are_at_its_threshold():
     penalty = simplex(2.0, (True, True, True, False))
     assert penalty.prox(V, step()).flatten().tolist() == [1.5, 0.5, 0.0, 0.0]
     assert penalty.kinks(V, step()).distance.flatten().tolist() == [1.5, 0.5, 0.5, torch.inf]
+
+
+@given(arrays(2, M, K), st.integers(1, M - 1))
+def test_padding_is_in_no_group(V, few):
+    """An element with fewer features than its neighbour is as it is alone."""
+    chosen = torch.tensor([[True] * M, [True] * few + [False] * (M - few)])
+    penalty = SparseGroup(numbers(0.5, 0.5), numbers(1.0, 2.0, 2.0, 1.0).expand(2, M), GROUPS.expand(2, M))
+    alone = SparseGroup(numbers(0.5), penalty.group_l1[1:, :few], GROUPS[None, :few])
+    features = Support.of(chosen)
+    scale = penalty.take(features).feasible_scale(features.take(V.mT).mT)
+    assert scale[1] == alone.feasible_scale(V[1:, :few])[0]

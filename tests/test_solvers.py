@@ -37,6 +37,16 @@ def test_a_working_set_finds_what_all_features_give(layer, n, m, seed):
     assert relative_error(few.coef, all_.coef) <= 1e-6
 
 
+@pytest.mark.parametrize(
+    ("layer", "n", "m", "k"), [(il.GroupLasso, 12, 400, 5), (il.GroupLasso, 20, 1000, 3), (il.Lasso, 20, 2000, 1)]
+)
+def test_small_strengths_converge_within_the_steps_there_are(layer, n, m, k):
+    """With few samples and l1 far below l1_max nearly all samples are fitted, and no ridge helps."""
+    solution = layer(il.Relative(0.005)).solve(normal(4, n, m), normal(4, n, k, seed=1))
+    assert solution.converged.all()
+    assert (solution.n_iter < 70).all()
+
+
 @pytest.mark.parametrize(("m", "expected"), [(20, "proximal_point"), (400, "working_set")])
 def test_working_sets_are_for_many_features(m, expected):
     X, Y = normal(10, m), normal(10, 1, seed=1)

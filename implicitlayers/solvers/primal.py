@@ -26,8 +26,11 @@ from .ties import at_kink, derivative_error
 # Newton begins below this gap, and ends when the coefficients stand still to this precision.
 POLISH_BELOW, POLISH_STEPS, SETTLED_STEP = 0.3, 8, 1e-10
 # Newton's systems have at most so many unknowns, or rows of a support that are never too many; a larger one is made
-# once, for derivatives, if somebody asks for them. Where proximal steps cost n×n systems whatever k, fewer pay.
-MOST_UNKNOWNS, ALWAYS_SMALL, MOST_BESIDE_KRONECKER = 1500, 100, 400
+# once, for derivatives, if somebody asks for them.
+MOST_UNKNOWNS, ALWAYS_SMALL = 1500, 100
+# Where proximal steps cost n×n systems whatever k, fewer unknowns pay, and more than this multiple of n only from a gap
+# on at which a step or two are the end.
+MOST_BESIDE_KRONECKER, PER_SAMPLE, LATE = 400, 2, 1e-7
 # Eigenvalues are computed up to this number of samples or features, which is less than Newton's systems cost; else the
 # power method takes so many steps, and what it may have missed is made up for by a factor.
 EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 32, 4, 1.5
@@ -113,11 +116,11 @@ class Polished(NamedTuple):
     n_iter: Tensor
 
 
-def polish(problem: Problem, at: Point, step: Tensor, tol: Tensor) -> Polished:
-    """Newton on the support where the gap is above ``tol`` (b,), until W stands still or the gap does not fall."""
+def polish(problem: Problem, at: Point, step: Tensor, enough: Tensor) -> Polished:
+    """Newton on the support where the gap is above ``enough`` (b,), until W stands still or the gap does not fall."""
     # Coefficients count by what they do to scores, whatever the units of their features.
     unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
-    return _polish(problem, at, step, unit, (at.gap < POLISH_BELOW) & (at.gap > tol), POLISH_STEPS)
+    return _polish(problem, at, step, unit, (at.gap < POLISH_BELOW) & (at.gap > enough), POLISH_STEPS)
 
 
 def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tensor, most: int) -> Polished:
@@ -128,7 +131,7 @@ def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tens
             part = _polish(*pick((problem, at, step, unit, going), some), most)
             return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))
         chosen, v = _support(problem, at, step)
-        going = going & _ready(problem, chosen, going)
+        going = going & _ready(problem, chosen, going, at.gap)
         if not going.any():
             break
         local, n_iter = _linearised(problem, chosen & going[:, None], at, v, step), n_iter + going.to(torch.int64)
@@ -139,19 +142,22 @@ def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tens
     return Polished(at, n_iter)
 
 
-def _ready(problem: Problem, chosen: Tensor, going: Tensor) -> Tensor:
+def _ready(problem: Problem, chosen: Tensor, going: Tensor, gap: Tensor) -> Tensor:
     """Elements (b,) whose ``chosen`` features (b, m) make a system of bearable size; n·k scores do for all at once."""
     n, k = problem.Y.shape[-2:]
     most = _most_rows(problem)
     if n <= most and _in_scores(problem, chosen & going[:, None]):
         return going
-    return chosen.sum(-1) <= min(most, max(n * k, ALWAYS_SMALL))
+    rows = chosen.sum(-1)
+    if is_kronecker(problem):
+        return (rows <= most) & ((k * rows <= max(PER_SAMPLE * n, ALWAYS_SMALL)) | (gap < LATE))
+    return rows <= min(most, max(n * k, ALWAYS_SMALL))
 
 
 def _most_rows(problem: Problem) -> int:
     """The most rows of k unknowns that a system may have for a solver's sake."""
-    n, k = problem.Y.shape[-2:]
-    return min(2 * n, MOST_BESIDE_KRONECKER) // k if is_kronecker(problem) else max(MOST_UNKNOWNS // k, ALWAYS_SMALL)
+    k = problem.Y.shape[-1]
+    return MOST_BESIDE_KRONECKER // k if is_kronecker(problem) else max(MOST_UNKNOWNS // k, ALWAYS_SMALL)
 
 
 def _support(problem: Problem, at: Point, step: Tensor) -> tuple[Tensor, Tensor]:

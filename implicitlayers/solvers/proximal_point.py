@@ -27,29 +27,40 @@ FIRST_STEPS = 40
 # σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
 # gap, at most at the first, and shrinks, down to the last.
 PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
-# A proximal step ends at this share of the gap so far, and at a tenth of the gap at which the step before it ended.
-REDUCTION = 0.01
-# The gap grows with the distance from the minimum, that of a proximal step with its square: where n×n systems make
-# steps cheap they end at this share of the squared gap, but not below rounding.
-REDUCTION_OF_SQUARE, FINEST = 0.01, 1e-18
+# The gap grows with the distance from the minimum, that of a proximal step with its square: a step ends at this share
+# of the gap's square (of the gap, above one) and at a tenth of the gap at which the step before it ended, but not below
+# what matters to the gap asked for, or rounding.
+REDUCTION, FINEST = 0.01, 1e-18
+# Newton's method on the support is tried again when the gap has fallen to this share of that at its last trial.
+AGAIN = 0.5
 # Newton steps it may take, how many are few, and what the share is multiplied by where its end was not reached.
 STEPS, QUICK, GROW = 20, 5, 10
 
 
-def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
+def search(
+    problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor, enough: Tensor | None = None
+) -> tuple[Point, Tensor]:
     """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,).
 
-    ``start`` holds coefficients W (b, m, k).
+    ``start`` holds coefficients W (b, m, k). Newton on the support goes on to rounding, or where that is so said, to a
+    gap that is ``enough`` (b,).
     """
     step = step_length(problem)
+    limits = _Limits(tol, torch.zeros_like(tol) if enough is None else enough, max_iter)
     if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
-        return _search_entrywise(problem, start, step, tol, max_iter)
-    return _search(problem, start, step, tol, max_iter)
+        return _search_entrywise(problem, start, step, limits)
+    return _search(problem, start, step, limits)
 
 
-def _search_entrywise(
-    problem: Problem, start: Tensor | None, step: Tensor, tol: Tensor, max_iter: Tensor
-) -> tuple[Point, Tensor]:
+class _Limits(NamedTuple):
+    """See `search`."""
+
+    tol: Tensor
+    enough: Tensor
+    max_iter: Tensor
+
+
+def _search_entrywise(problem: Problem, start: Tensor | None, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
     """The Lasso: every target is a problem of its own, and its entries are groups of one."""
     assert isinstance(problem.penalty, L1)
     k = problem.Y.shape[-1]
@@ -67,11 +78,12 @@ def _search_entrywise(
         l2=repeated(problem.l2),
     )
     start = None if start is None else _to_columns(start)
-    at, n_iter = _search(columns, start, repeated(step), repeated(tol / 2), repeated(max_iter))
+    half = limits._replace(tol=limits.tol / 2, enough=limits.enough / 2)
+    at, n_iter = _search(columns, start, repeated(step), _Limits(*map(repeated, half)))
     n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
     if k == 1:
         return at, n_iter
-    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step, tol)
+    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step, limits.enough)
     return whole, n_iter + polishing
 
 
@@ -81,19 +93,19 @@ def _to_columns(A: Tensor) -> Tensor:
 
 
 class _Fixed(NamedTuple):
-    """What stays: the problem, ``square`` (see `_square`) and its ``scale`` (see `_scale`), τ, and the limits (b,)."""
+    """What stays: the problem, ``square`` (see `_square`) and its ``scale`` (see `_scale`), τ, and the limits."""
 
     problem: Problem
     square: Problem | None
     scale: Tensor
     step: Tensor
-    tol: Tensor
-    max_iter: Tensor
+    limits: _Limits
 
 
 class _State(NamedTuple):
     """The centre W, its scores ``Lambda`` in the square problem, the best point, σ as a ``share`` of the scale, what
-    the ``accuracy`` of the next proximal step is at most, and the steps so far.
+    the ``accuracy`` of the next proximal step is at most, the gap at which Newton on the support was last ``tried``,
+    and the steps so far.
     """
 
     W: Tensor
@@ -101,36 +113,36 @@ class _State(NamedTuple):
     at: Point
     share: Tensor
     accuracy: Tensor
+    tried: Tensor
     n_iter: Tensor
 
 
-def _search(
-    problem: Problem, start: Tensor | None, step: Tensor, tol: Tensor, max_iter: Tensor
-) -> tuple[Point, Tensor]:
+def _search(problem: Problem, start: Tensor | None, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
     square = _square(problem)
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
-    at, n_iter = _start(problem, W, step, tol)
+    at, n_iter = _start(problem, W, step, limits)
     scale = _scale(square)
-    first = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
-    fixed = _Fixed(problem, None if square is problem else square, scale, step, tol, max_iter)
-    found = _advance(fixed, _State(at.coef, square.scores(at.coef), at, first, torch.ones_like(scale), n_iter))
+    share = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
+    fixed = _Fixed(problem, None if square is problem else square, scale, step, limits)
+    found = _advance(fixed, _State(at.coef, square.scores(at.coef), at, share, torch.ones_like(scale), at.gap, n_iter))
     return found.at, found.n_iter
 
 
-def _start(problem: Problem, W: Tensor, step: Tensor, tol: Tensor) -> Polished:
+def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polished:
     """Near the support by gradient steps, which count as one, and then Newton's on it."""
     at = point(problem, W)
-    todo = at.gap > tol
+    todo = at.gap > limits.tol
     if not todo.any():
         return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
     near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
-    at, n_iter = polish(problem, near, step, tol)
+    at, n_iter = polish(problem, near, step, limits.enough)
     return Polished(at, n_iter + todo.to(torch.int64))
 
 
 def _advance(fixed: _Fixed, state: _State) -> _State:
     """Proximal steps until every element is done."""
-    while (live := (state.at.gap > fixed.tol) & (state.n_iter < fixed.max_iter)).any():
+    tol, _, max_iter = fixed.limits
+    while (live := (state.at.gap > tol) & (state.n_iter < max_iter)).any():
         if (some := few(live)) is not None:
             return put(state, some, _advance(pick(fixed, some), pick(state, some)))
         state = _proximal_step(fixed, state, live)
@@ -139,23 +151,25 @@ def _advance(fixed: _Fixed, state: _State) -> _State:
 
 def _proximal_step(fixed: _Fixed, state: _State, live: Tensor) -> _State:
     problem, W, at, share = fixed.problem, state.W, state.at, state.share
-    square, kronecker = fixed.square or problem, is_kronecker(problem)
+    square = fixed.square or problem
     sigma = (share * fixed.scale - problem.l2).clamp_min(0)
-    inner_tol = torch.minimum(REDUCTION * at.gap, state.accuracy)
-    if kronecker:
-        inner_tol = torch.minimum(inner_tol, REDUCTION_OF_SQUARE * at.gap.square()).clamp_min(FINEST)
-        inner_tol = torch.where(live, inner_tol, torch.inf)
+    finest = (REDUCTION * fixed.limits.tol.square()).clamp_min(FINEST)
+    inner_tol = torch.minimum(REDUCTION * at.gap * at.gap.clamp_max(1), state.accuracy).clamp_min(finest)
+    inner_tol = torch.where(live, inner_tol, torch.inf)
+    if is_kronecker(problem):
         found, Lambda = _minimise_kronecker(square, W, state.Lambda, sigma, inner_tol)
     else:
-        inner_tol = torch.where(live, torch.maximum(inner_tol, fixed.tol / 10), torch.inf)
         found, Lambda = _minimise_general(square, W, sigma, share, inner_tol), state.Lambda
     reached = live & (found.gap <= inner_tol)
     W = torch.where(reached[:, None, None], found.W, W)
-    at = polish(problem, better(point(problem, W), at), fixed.step, fixed.tol).at
+    at = better(point(problem, W), at)
+    again = at.gap < AGAIN * state.tried
+    at = polish(problem, at, fixed.step, torch.where(again, fixed.limits.enough, torch.inf)).at
+    tried = torch.where(again, at.gap, state.tried)
     shrink = torch.where(found.n_iter <= QUICK, SHRINK, SHRINK**0.5)
     share = (share * torch.where(reached, shrink, GROW)).clamp(LAST_SHARE, FIRST_SHARE)
     accuracy = torch.where(reached, 0.1 * inner_tol, state.accuracy)
-    return _State(W, Lambda, at, share, accuracy, state.n_iter + live.to(torch.int64))
+    return _State(W, Lambda, at, share, accuracy, tried, state.n_iter + live.to(torch.int64))
 
 
 def _minimise_kronecker(

@@ -23,6 +23,8 @@ FIRST, GROW = 32, 2
 MOST = 0.4
 # A problem on a set is solved to this share of the gap so far, or of the gap asked for.
 REDUCTION, LAST = 0.1, 0.5
+# What is solved to this multiple of the gap asked for may be the end: Newton's method then goes on to rounding.
+NEARLY = 1e4
 
 
 def selects(penalty: Penalty) -> bool:
@@ -66,7 +68,8 @@ def _grow(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor) -> _St
         features = Support.of(chosen)
         small = problem.restrict(features)
         inner = torch.where(live, torch.maximum(LAST * tol, REDUCTION * best.gap), torch.inf)
-        found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter)
+        enough = torch.where(inner <= NEARLY * tol, 0.0, inner)
+        found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter, enough)
         at = point(problem, features.put(found.coef, chosen.shape[-1]))
         best, n_iter = better(at, best), n_iter + torch.where(live, steps.clamp_min(1), 0)
     return _State(at, best, chosen, n_iter)
