@@ -51,6 +51,10 @@ class Entrywise(NamedTuple):
         """B^power M on the columns of M (..., S·k, r), entries in row-major order; 0^power = 0: a pseudo-inverse."""
         return _power(self.factor, power).flatten(-2)[..., None] * M
 
+    def blocks(self, power: float = 1.0) -> Tensor:
+        """B^power, whose rows do not mix: one (k, k) matrix for each, (..., S, k, k)."""
+        return _power(self.factor, power).diag_embed()
+
 
 class Rowwise(NamedTuple):
     """Every row is a group."""
@@ -75,9 +79,12 @@ class Rowwise(NamedTuple):
 
     def apply(self, M: Tensor, power: float = 1.0) -> Tensor:
         """B^power M on the columns of M (..., S·k, r), entries in row-major order; 0^power = 0: a pseudo-inverse."""
-        a, b, unit = (x[..., None] for x in (_power(self.across, power), _power(self.along, power), self.unit))
-        M = M.unflatten(-2, self.unit.shape[-2:])
-        return (a * M + (b - a) * unit * (unit * M).sum(-2, keepdim=True)).flatten(-3, -2)
+        return (self.blocks(power) @ M.unflatten(-2, self.unit.shape[-2:])).flatten(-3, -2)
+
+    def blocks(self, power: float = 1.0) -> Tensor:
+        """B^power, whose rows do not mix: one (k, k) matrix for each, (..., S, k, k)."""
+        a, b = _power(self.across, power), _power(self.along, power)
+        return a.diag_embed() + ((b - a) * self.unit)[..., :, None] * self.unit[..., None, :]
 
 
 class Grouped(NamedTuple):

@@ -51,20 +51,23 @@ def factorise(M: Tensor) -> Factor:
     if M.shape[-1] == 0:
         nothing = torch.zeros(M.shape[0], dtype=M.dtype, device=M.device)
         return Factor(M, nothing > 0, nothing + 1)
+    # Few passes over M: with many small systems they cost more than the factorisations.
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[..., None]
-    lower, info = torch.linalg.cholesky_ex(scale * M * scale.mT)
+    lower, info = torch.linalg.cholesky_ex((scale * M).mul_(scale.mT))
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
-    regular = (info == 0) & (pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1))
-    # NaN pivots compare false and count as singular; the identity stands in for them in the triangular solve.
+    # NaN pivots compare false and count as singular.
+    singular = ~((info == 0) & (pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1)))
     identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    lower = torch.where(regular[:, None, None], lower, identity)
+    some = bool(singular.any())
+    if some:
+        # The identity stands in for them in the triangular solve.
+        lower = torch.where(singular[:, None, None], identity, lower)
     root = scale * torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
-    singular = ~regular
-    if singular.any():
-        root = root.clone()
+    if some:
         root[singular] = pseudo_root(M[singular])
-    return Factor(root, singular, M.square().sum((-2, -1)).sqrt() * root.square().sum((-2, -1)))
+    norm, inverse_norm = (torch.linalg.vector_norm(A.flatten(1), dim=-1) for A in (M, root.mT))
+    return Factor(root, singular, norm * inverse_norm.square())
 
 
 def spectral_condition(M: Tensor, factor: Factor) -> Tensor:

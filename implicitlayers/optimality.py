@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .curvature import Curvature
+from .curvature import Curvature, Entrywise, Grouped, Rowwise
 from .dual_face import DualFace, KroneckerFace
 from .implicit import attach
 from .linear import Factor, factorise
@@ -136,11 +136,29 @@ class NormalMap(NamedTuple):
 def normal_map(problem: Problem, v: Tensor, step: Tensor, real: Tensor) -> NormalMap:
     """The system at v (b, S, k) for step lengths τ (b,); rows that are not ``real`` (b, S) get the identity."""
     curvature = problem.penalty.curvature(v, step).on(real)
+    if isinstance(problem.loss, Squared) and not isinstance(curvature, Grouped):
+        return NormalMap(step, curvature, factorise(_by_rows(problem, curvature, step)))
     H = step[:, None, None] * hessian(problem, problem.penalty.prox(v, step))
     N = curvature.apply(curvature.apply(H, 0.5).mT, 0.5)
     identity = torch.eye(N.shape[-1], dtype=N.dtype, device=N.device)
     # In brackets: where B is one, N may be far below the rounding of one.
     return NormalMap(step, curvature, factorise(N + (identity - curvature.apply(identity.expand_as(N)))))
+
+
+def _by_rows(problem: Problem, curvature: Entrywise | Rowwise, step: Tensor) -> Tensor:
+    """N where H = G ⊗ I, G = Xᵀ diag(s̄) X + ridge, and rows p, q of W do not mix: in a few passes over it
+
+    N_pq = τ G_pq B_p^(½) B_q^(½) + [p = q] (I − B_p)
+    """
+    G = gram(problem.X.mT, problem.weight) + problem.ridge.expand(-1, problem.X.shape[-1], 1)[..., 0].diag_embed()
+    roots = curvature.blocks(0.5)
+    S, k = roots.shape[-3:-1]
+    rows = roots.flatten(1, 2)
+    N = (rows @ rows.mT).unflatten(2, (S, k)).unflatten(1, (S, k))
+    N *= (step[:, None, None] * G)[:, :, None, :, None]
+    identity = torch.eye(k, dtype=N.dtype, device=N.device)
+    N.diagonal(dim1=1, dim2=3).add_((identity - curvature.blocks()).movedim(1, -1))
+    return N.flatten(3, 4).flatten(1, 2)
 
 
 def hessian(problem: Problem, W: Tensor) -> Tensor:
