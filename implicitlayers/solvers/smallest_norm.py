@@ -24,7 +24,7 @@ from ..products import product, transposed_product
 # The most steps, the share of the way to the boundary, and the relative distance of the bounds that is small enough.
 STEPS, BOUNDARY, PRECISION = 60, 0.99, 1e-9
 # A distance that is rounding where the first upper bound is one; steps that do not lessen it, after which all end.
-ROUNDING, PATIENCE = 1e-13, 5
+ROUNDING, PATIENCE = 1e-13, 10
 # t begins so far outside of the longest V_j. Features take part from this share of t on; all, where they are so many.
 FIRST, NEAR, WHOLE_FROM = 1.05, 0.8, 0.9
 # The largest system; and the entries of the systems that are in memory at a time, if they are not those of one.
@@ -101,6 +101,11 @@ class _Scaling(NamedTuple):
         (w0, w1), (x0, x1) = _parts(self.w), _parts(x)
         inner = (w1 * x1).sum(-2, keepdim=True)
         return self.eta * torch.cat([w0 * x0 + inner, x1 + w1 * (x0 + inner / (1 + w0))], -2)
+
+
+def _cones(axis: Tensor, tail: Tensor) -> Tensor:
+    """(b, 1 + k, m) of an axis (b,) and a tail (b, k, m)."""
+    return torch.cat([axis[:, None, None].expand_as(tail[:, :1]), tail], -2)
 
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +189,7 @@ class _Search:
         self.t = FIRST * torch.where(upper > 0, upper, 1.0)
         self.chosen = norms >= NEAR * self.t[:, None]
         self.features = gathered(self.chosen, WHOLE_FROM)
+        self.used = self.features.take(X)
         inverse = _inverse(self.s)
         # In the centre, and with multipliers that add up.
         self.mu = 1 / inverse[:, 0].sum(-1)
@@ -194,19 +200,19 @@ class _Search:
     @property
     def s(self) -> Tensor:
         """(t, V_j) of the features in use, (b, 1 + k, S)."""
-        V = self.features.take(self.V.mT)
-        return torch.cat([self.t[:, None, None].expand(-1, 1, V.shape[-1]), V], -2)
+        return _cones(self.t, self.features.take(self.V.mT))
 
     def look(self) -> Tensor:
         """Take note of the bounds; the elements (b,) to go on with."""
         U = -self.z[:, 1:].mT
-        lower = self._ratio(U, product(self.features.take(self.X), U))
+        lower = self._ratio(U, product(self.used, U))
         upper = row_norm(self.V).amax(-1)
         Lambda = torch.where(self.weight[..., None] > 0, self.L / self.L.sum(-1, keepdim=True), self.best.Lambda)
         before = self.best.upper - self.best.lower
         self.best = self.best.better(Bounds(self.features.put(U, self.X.shape[-1]), Lambda, lower, upper))
         gap = self.best.upper - self.best.lower
-        live = gap > PRECISION * self.best.upper + ROUNDING
+        # NaN compares false: an element that rounding has ended stays as good as it was.
+        live = (gap > PRECISION * self.best.upper + ROUNDING) & (self.t > 0)
         self.idle = 0 if (live & (gap < 0.9 * before)).any() else self.idle + 1
         return live & (self.idle <= PATIENCE)
 
@@ -217,7 +223,7 @@ class _Search:
         return (self.weight * margin).sum(-1) / torch.where(size > 0, size, 1.0)
 
     def step(self) -> None:
-        """Predictor, corrector, and as far as the boundaries allow; what has converged goes on unnoticed."""
+        """Predictor, corrector, and as far as the boundaries allow; where bounds have met, to no effect."""
         s = self.s
         W = _Scaling.of(s, self.z)
         system = _System(self, s, W)
@@ -242,9 +248,7 @@ class _Search:
         """As far as no feature, in use or not, leaves its cone; those that have come near are in use from then on."""
         primal, dual = self._lengths(step, s)
         dV = -transposed_product(self.X, step.L)
-        everywhere = torch.cat([self.t[:, None, None].expand_as(self.V.mT[:, :1]), self.V.mT], -2)
-        change = torch.cat([step.t[:, None, None].expand_as(self.V.mT[:, :1]), dV.mT], -2)
-        primal = torch.minimum(primal, _to_boundary(everywhere, change))
+        primal = torch.minimum(primal, _to_boundary(_cones(self.t, self.V.mT), _cones(step.t, dV.mT)))
         primal, dual = ((BOUNDARY * a).clamp_max(1)[:, None, None] for a in (primal, dual))
         self.t = self.t + primal[:, 0, 0] * step.t
         self.L, self.V = self.L + primal * step.L, self.V + primal * dV
@@ -252,12 +256,13 @@ class _Search:
         self._choose()
 
     def _choose(self) -> None:
+        """Take features that have come near into use, in the centre of their cones."""
         chosen = self.chosen | (row_norm(self.V) >= NEAR * self.t[:, None])
         if torch.equal(chosen, self.chosen):
             return
         z = self.features.put(self.z.mT, self.X.shape[-1])
         self.chosen, self.features = chosen, gathered(chosen, WHOLE_FROM)
-        z = self.features.take(z.mT)
+        self.used, z = self.features.take(self.X), self.features.take(z.mT)
         self.z = torch.where(z[:, :1] > 0, z, self.mu[:, None, None] * _inverse(self.s))
 
 
@@ -273,12 +278,11 @@ class _System:
 
     def __init__(self, at: _Search, s: Tensor, W: _Scaling) -> None:
         self.at, self.W = at, W
-        self.X = at.features.take(at.X)
         self.ratio = torch.where(at.free, at.y / torch.where(at.free, at.L, 1.0), 0.0)
         self.edges = Simplex(at.allowed).edges(at.L, at.weight > 0)
         w0, w1 = _parts(W.w)
         alpha = W.eta[:, 0].square().reciprocal()
-        M = edge_gram(self.X, alpha, (2**0.5 * w1 / W.eta).mT, self.edges) + within_samples(self.edges, self.ratio)
+        M = edge_gram(at.used, alpha, (2**0.5 * w1 / W.eta).mT, self.edges) + within_samples(self.edges, self.ratio)
         scale = M.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
         self.scale, self.lower = scale, cholesky(scale * M * scale.mT)
         self.b = self._along(-2 * alpha[:, None] * w0 * w1)
@@ -294,14 +298,13 @@ class _System:
         moved = (solved + self.solved_b * dt[:, None])[..., None] * self.edges.direction
         index = self.edges.sample[..., None].expand_as(moved)
         dL = torch.zeros_like(at.L).scatter_add(-2, index, moved)
-        dV = -transposed_product(self.X, dL)
-        ds = torch.cat([dt[:, None, None].expand_as(z[:, :1]), dV.mT], -2)
+        ds = _cones(dt, -transposed_product(at.used, dL).mT)
         dz = z - at.z - self.W.inverse(self.W.inverse(ds))
         return _Step(dt, dL, y - at.y - self.ratio * dL, ds, dz)
 
     def _along(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Tᵀ(Xz − y), (b, E)."""
-        slope = product(self.X, z.mT)
+        slope = product(self.at.used, z.mT)
         slope = slope if y is None else slope - y
         index = self.edges.sample[..., None].expand_as(self.edges.direction)
         return (slope.gather(-2, index) * self.edges.direction).sum(-1)
