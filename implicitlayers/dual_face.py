@@ -96,28 +96,40 @@ ROUGH_ERROR = 3e-3
 
 def _along_edges(problem: Problem, edges: Edges, diagonal: Tensor | None) -> Tensor:
     """The part of M (b, E, E) within samples: that of the loss, with ones on the diagonal of the padding."""
-    sample, direction = edges
-    padding = (direction == 0).all(-1).to(direction.dtype).diag_embed()
     curvature = problem.dual_loss.conjugate_curvature(problem.l2)
     if diagonal is None and not curvature.any():
-        return padding
+        return _padding(edges)
     weight = torch.where(problem.weight > 0, problem.weight, 1.0)
     kappa = (curvature[..., None] / weight)[..., None].expand_as(problem.Y)
-    kappa = kappa if diagonal is None else kappa + diagonal
+    return within_samples(edges, kappa if diagonal is None else kappa + diagonal)
+
+
+def within_samples(edges: Edges, kappa: Tensor) -> Tensor:
+    """[i = i′] T_eᵀ diag(κ_i) T_e′, (b, E, E) for κ (b, n, k), with ones on the diagonal of the padding."""
+    sample, direction = edges
     along = direction * kappa.gather(-2, sample[..., None].expand_as(direction))
     same = sample[..., :, None] == sample[..., None, :]
-    return torch.where(same, along @ direction.mT, 0.0) + padding
+    return torch.where(same, along @ direction.mT, 0.0) + _padding(edges)
 
 
-def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, limit: int = 2**20) -> Tensor:
-    """Σ_j x_ij x_i′j T_eᵀ C_j T_e′/l2, (b, E, E) in float64, the products in ``dtype``.
+def _padding(edges: Edges) -> Tensor:
+    return (edges.direction == 0).all(-1).to(edges.direction.dtype).diag_embed()
 
-    Of the bent part q_j q_jᵀ of C_j, in chunks of features that keep the intermediate matrix below ``limit``.
+
+def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype) -> Tensor:
+    """Σ_j x_ij x_i′j T_eᵀ C_j T_e′/l2, (b, E, E) in float64, the products in ``dtype``."""
+    return edge_gram(problem.X, *bends(problem, V), edges, dtype) / problem.l2[..., None, None]
+
+
+def edge_gram(
+    X: Tensor, alpha: Tensor, q: Tensor, edges: Edges, dtype: torch.dtype = torch.float64, limit: int = 2**20
+) -> Tensor:
+    """Σ_j x_ij x_i′j T_eᵀ (α_j I + q_j q_jᵀ) T_e′, (b, E, E) for α (b, m) and q (b, m, k).
+
+    The part of the q_j in chunks of features that keep the intermediate matrix below ``limit``.
     """
     sample, direction = edges
     b, e = sample.shape
-    alpha, q = bends(problem, V)
-    X = problem.X
     M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
     bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
     width = max(1, limit // max(1, b * e))
@@ -125,7 +137,7 @@ def _penalised(problem: Problem, V: Tensor, edges: Edges, dtype: torch.dtype, li
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
         A = some.to(dtype).flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
         bent = torch.baddbmm(bent, A, A.mT)
-    M = (M + bent) / problem.l2[..., None, None]
+    M = M + bent
     return (M + M.mT) / 2
 
 

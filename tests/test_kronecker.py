@@ -123,9 +123,9 @@ def test_a_rough_system_is_made_again_where_its_condition_asks_for_more(monkeypa
     made = []
     original = dual_face._penalised
 
-    def noted(problem, V, edges, dtype, limit=2**20):
+    def noted(problem, V, edges, dtype):
         made.append(dtype)
-        return original(problem, V, edges, dtype, limit)
+        return original(problem, V, edges, dtype)
 
     monkeypatch.setattr(dual_face, "_penalised", noted)
     il.MulticlassSVM(0.05, 0.05)(X, y)
