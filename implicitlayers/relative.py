@@ -27,3 +27,12 @@ class Relative(nn.Module):
         else:
             self.r = value
         self.differentiate = differentiate
+
+    def extra_repr(self) -> str:
+        """The share."""
+        return short(self.r)
+
+
+def short(strength: float | Tensor) -> str:
+    """A strength in a representation: a tensor by its shape."""
+    return f"tensor{tuple(strength.shape)}" if isinstance(strength, Tensor) else f"{strength:g}"

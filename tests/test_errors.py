@@ -423,6 +423,13 @@ def test_degenerate_solutions_are_flagged():
     assert not il.GroupLasso(0.9 * l1).solve(X, Y).status & il.Status.DEGENERATE
 
 
+@pytest.mark.parametrize(("r", "shown"), [(0.25, "Relative(0.25)"), (torch.ones(3), "Relative(tensor(3,))")])
+def test_representation_shows_a_share(r, shown):
+    assert repr(il.Relative(r)) == shown
+    assert f"l1={shown}," in repr(il.Lasso(il.Relative(r)))
+    fails(lambda: il.Ridge(il.Relative(r)), "^l2: given", re.escape(shown))
+
+
 def test_representation_shows_strengths_and_options():
     shown = repr(il.MulticlassSVM(0.25, torch.ones(3), tol=1e-5))
     for part in ("MulticlassSVM", "l2=0.25", "l1=tensor(3,)", "tol=1e-05", "on_fail='warn'"):

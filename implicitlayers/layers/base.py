@@ -11,7 +11,7 @@ from .. import validation
 from ..losses import Loss, Squared
 from ..penalties import Penalty
 from ..problem import Problem
-from ..relative import Relative
+from ..relative import Relative, short
 from ..solution import OnFail, Solution
 from ..solve import Options, solve
 from ..solvers import Start
@@ -187,9 +187,7 @@ def _tensor(value: Any, device: torch.device) -> Tensor:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, Relative):
-        return f"Relative({_short(value.r)})"
-    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"
+    return repr(value) if isinstance(value, Relative) else short(value)
 
 
 def _normalised(sample_weight: Tensor | None, X: Tensor) -> Tensor:
