@@ -136,9 +136,19 @@ def edge_gram(
     row = (sample + X.shape[-2] * torch.arange(b, device=X.device)[:, None]).flatten()
     for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
         A = some.to(dtype).flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
-        bent = torch.baddbmm(bent, A, A.mT)
+        _add_square(bent, A)
     M = M + bent
     return (M + M.mT) / 2
+
+
+def _add_square(M: Tensor, A: Tensor) -> None:
+    """Add A Aᵀ to M, both halves of it from three of four blocks: a quarter of the time less."""
+    half = M.shape[-1] // 2
+    first, second = A[:, :half], A[:, half:]
+    M[:, :half, :half].baddbmm_(first, first.mT)
+    M[:, half:, half:].baddbmm_(second, second.mT)
+    M[:, half:, :half].baddbmm_(second, first.mT)
+    M[:, :half, half:] = M[:, half:, :half].mT
 
 
 def bends(problem: Problem, V: Tensor) -> tuple[Tensor, Tensor]:
