@@ -30,7 +30,9 @@ PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
 # The gap grows with the distance from the minimum, that of a proximal step with its square: a step ends at this share
 # of the gap's square (of the gap, above one) and at a tenth of the gap at which the step before it ended, but not below
 # what matters to the gap asked for, or rounding.
-REDUCTION, FINEST = 0.01, 1e-18
+REDUCTION = 0.01
+# The least gap asked of a step by n×n systems, and of others, which rounding lets reach but this.
+FINEST_KRONECKER, FINEST, ROUNDING = 1e-18, 1e-16, 1e-14
 # Newton's method on the support is tried again when the gap has fallen to this share of that at its last trial.
 AGAIN = 0.5
 # Newton steps it may take, how many are few, and what the share is multiplied by where its end was not reached.
@@ -151,16 +153,16 @@ def _advance(fixed: _Fixed, state: _State) -> _State:
 
 def _proximal_step(fixed: _Fixed, state: _State, live: Tensor) -> _State:
     problem, W, at, share = fixed.problem, state.W, state.at, state.share
-    square = fixed.square or problem
+    square, kronecker = fixed.square or problem, is_kronecker(problem)
     sigma = (share * fixed.scale - problem.l2).clamp_min(0)
-    finest = (REDUCTION * fixed.limits.tol.square()).clamp_min(FINEST)
-    inner_tol = torch.minimum(REDUCTION * at.gap * at.gap.clamp_max(1), state.accuracy).clamp_min(finest)
+    least = (REDUCTION * fixed.limits.tol.square()).clamp_min(FINEST_KRONECKER if kronecker else FINEST)
+    inner_tol = torch.minimum(REDUCTION * at.gap * at.gap.clamp_max(1), state.accuracy).clamp_min(least)
     inner_tol = torch.where(live, inner_tol, torch.inf)
-    if is_kronecker(problem):
+    if kronecker:
         found, Lambda = _minimise_kronecker(square, W, state.Lambda, sigma, inner_tol)
     else:
         found, Lambda = _minimise_general(square, W, sigma, share, inner_tol), state.Lambda
-    reached = live & (found.gap <= inner_tol)
+    reached = live & (found.gap <= (inner_tol if kronecker else inner_tol.clamp_min(ROUNDING)))
     W = torch.where(reached[:, None, None], found.W, W)
     at = better(point(problem, W), at)
     again = at.gap < AGAIN * state.tried
