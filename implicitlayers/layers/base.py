@@ -44,7 +44,8 @@ class ArgminLayer(nn.Module):
     Args:
         fit_intercept: whether to add an unpenalised constant b (k) to the scores; the layer then returns (W, b).
         tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, else 1e-6.
-        max_iter: most iterations of the solver.
+        max_iter: most iterations of the solver: Newton steps, or, of `working_set` and `proximal_point`, proximal
+            steps of a few Newton steps each.
         on_fail: about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
         derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
         solver: the algorithm by its name in `implicitlayers.solvers`; None: the one that suits the problem's shape.

@@ -25,6 +25,8 @@ MOST = 0.4
 REDUCTION, LAST = 0.1, 0.5
 # What is solved to this multiple of the gap asked for may be the end: Newton's method then goes on to rounding.
 NEARLY = 1e4
+# A step of Newton's method costs about so many times the cube of its unknowns.
+CUBES = 8
 
 
 def selects(penalty: Penalty) -> bool:
@@ -68,11 +70,17 @@ def _grow(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor) -> _St
         features = Support.of(chosen)
         small = problem.restrict(features)
         inner = torch.where(live, torch.maximum(LAST * tol, REDUCTION * best.gap), torch.inf)
-        enough = torch.where(inner <= NEARLY * tol, 0.0, inner)
+        enough = torch.where((inner <= NEARLY * tol) | _newton_is_cheap(problem, chosen), 0.0, inner)
         found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter, enough)
         at = point(problem, features.put(found.coef, chosen.shape[-1]))
         best, n_iter = better(at, best), n_iter + torch.where(live, steps.clamp_min(1), 0)
     return _State(at, best, chosen, n_iter)
+
+
+def _newton_is_cheap(problem: Problem, chosen: Tensor) -> Tensor:
+    """Where a factorisation for the ``chosen`` features costs less than the product with X of a round, (b,)."""
+    n, m, k = *problem.X.shape[-2:], problem.Y.shape[-1]
+    return CUBES * (k * chosen.sum(-1)).pow(3) <= n * m * k
 
 
 def _to_add(problem: Problem, at: Point, chosen: Tensor) -> Tensor:
