@@ -126,17 +126,21 @@ def edge_gram(
 ) -> Tensor:
     """Σ_j x_ij x_i′j T_eᵀ (α_j I + q_j q_jᵀ) T_e′, (b, E, E) for α (b, m) and q (b, m, k).
 
-    The part of the q_j in chunks of features that keep the intermediate matrix below ``limit``.
+    The part of the q_j by so many elements at a time, or features of one element, that the intermediate matrix stays
+    below ``limit``: in a processor's cache, and long enough for fast products.
     """
     sample, direction = edges
-    b, e = sample.shape
+    (b, e), (n, m) = sample.shape, X.shape[-2:]
     M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
-    bent, narrow = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype)
-    width = max(1, limit // max(1, b * e))
-    row = (sample + X.shape[-2] * torch.arange(b, device=X.device)[:, None]).flatten()
-    for some, q_some in zip(X.split(width, dim=-1), q.to(dtype).split(width, dim=-2), strict=True):
-        A = some.to(dtype).flatten(0, 1).index_select(0, row).view(b, e, some.shape[-1]) * (narrow @ q_some.mT)
-        _add_square(bent, A)
+    bent, narrow, q = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype), q.to(dtype)
+    together = max(1, limit // max(1, e * m))
+    width = max(1, limit // max(1, e * together))
+    row = sample + n * (torch.arange(b, device=X.device) % together)[:, None]
+    for first in range(0, b, together):
+        some = slice(first, first + together)
+        for x, q_x in zip(X[some].split(width, dim=-1), q[some].split(width, dim=-2), strict=True):
+            A = x.to(dtype).flatten(0, 1).index_select(0, row[some].flatten()).view(len(x), e, x.shape[-1])
+            _add_square(bent[some], A.mul_(narrow[some] @ q_x.mT))
     M = M + bent
     return (M + M.mT) / 2
 

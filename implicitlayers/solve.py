@@ -16,7 +16,7 @@ from .solution import OnFail, Solution, Status, report_failures
 from .solvers.result import Result
 
 # Entries of X, over the batch, up to which it is converted to float64 as a whole.
-WHOLE_UP_TO = 2**22
+WHOLE_UP_TO = 2**20
 
 
 class Options(NamedTuple):

@@ -167,7 +167,7 @@ def test_a_step_that_overflows_is_not_taken(monkeypatch):
 
     def overflowed(some, *arguments):
         made = step(some, *arguments)
-        first = torch.isin(some.X[:, 0, 0], problem.X[:2, 0, 0])[:, None, None]
+        first = torch.isin(some.problem.X[:, 0, 0], problem.X[:2, 0, 0])[:, None, None]
         return made._replace(newton=torch.where(first, torch.nan, made.newton))
 
     start = torch.full_like(problem.Y, 1 / 3)

@@ -4,6 +4,7 @@ The *image* of Θ is whatever linear function of Θ the part works with; a step 
 """
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -14,7 +15,7 @@ from ..features import AllFeatures, Features, gathered
 from ..kronecker import factorise_face
 from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
-from ..products import gram, product, row_squares
+from ..products import gram, product, row_squares, transposed_product
 from .batch import pick
 
 # Gathering the active features pays below this share of all features, and while their copy has at most so many entries
@@ -56,10 +57,6 @@ class QuadraticPart:
         """Z, (b, n, k)."""
         return product(self.kernel, self.weight * Theta)
 
-    def value(self, Theta: Tensor, image: Tensor) -> Tensor:
-        """R*, (b,)."""
-        return (self.weight * Theta * image).sum((-2, -1)) / 2
-
     def local(self, image: Tensor) -> "QuadraticLocal":
         """At this image."""
         return QuadraticLocal(self, image)
@@ -77,11 +74,11 @@ class QuadraticLocal:
 
     def __init__(self, part: QuadraticPart, image: Tensor) -> None:
         self.part, self.small = part, part.problem
-        self.scores = image
+        self.image = self.scores = image
 
     def value(self, Theta: Tensor) -> Tensor:
-        """R*, (b,)."""
-        return self.part.value(Theta, self.scores)
+        """R*, (b,), Θ being that of the image."""
+        return (self.part.weight * Theta * self.scores).sum((-2, -1)) / 2
 
     @property
     def model(self) -> Tensor:
@@ -120,8 +117,11 @@ class PenalisedPart:
     """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model.
 
     Optimality systems are made in ``precision``, and so are models of large problems, float32 if that is what features
-    came in: they err by no more than X does. Scores, values and V are in float64.
+    came in: they err by no more than X does. Scores, values and V are in float64, and so are ``products`` with X for
+    them, unless somebody asks for those of a `draft`.
     """
+
+    products = torch.float64
 
     def __init__(self, problem: Problem, precision: torch.dtype = torch.float64) -> None:
         self.problem, self.precision = problem, precision
@@ -138,15 +138,21 @@ class PenalisedPart:
 
     def pick(self, index: Tensor) -> "PenalisedPart":
         """Some elements of the batch."""
-        return PenalisedPart(pick(self.problem, index), self.precision)
+        part = PenalisedPart(pick(self.problem, index), self.precision)
+        part.products = self.products
+        return part
+
+    def draft(self) -> "PenalisedPart":
+        """The same with products in the dtype of X: of a large X in float32 much faster, and as exact as most steps of
+        a search need, the last ones excepted.
+        """
+        part = copy(self)
+        part.products = self.problem.X.dtype
+        return part
 
     def image(self, Theta: Tensor) -> Tensor:
         """V, (b, m, k)."""
-        return self.problem.correlation(Theta)
-
-    def value(self, Theta: Tensor, image: Tensor) -> Tensor:
-        """R*, (b,)."""
-        return self.problem.conjugate(image)
+        return transposed_product(self.problem.X, (self.problem.weight[..., None] * Theta).to(self.products)).to(Theta)
 
     def local(self, image: Tensor) -> "PenalisedLocal":
         """At this image."""
@@ -162,15 +168,36 @@ class PenalisedLocal:
 
     def __init__(self, part: PenalisedPart, image: Tensor) -> None:
         self.part, self.image = part, image
-        self.features = active_features(part.problem, image)
-        self.small = part.problem.restrict(self.features, dtype=None)
-        self.V = self.features.take(image.mT).mT
-        self.W = self.small.coef_of(self.V)
-        self.scores = self.small.scores(self.W)
+        self._W = part.problem.coef_of(image)
 
     def value(self, Theta: Tensor) -> Tensor:
-        """R*, (b,): see `Problem.conjugate`, of which only the active features are a part."""
-        return self.small.l2 / 2 * self.W.square().sum((-2, -1))
+        """R*, (b,): see `Problem.conjugate`."""
+        return self.part.problem.l2 / 2 * self._W.square().sum((-2, -1))
+
+    @cached_property
+    def features(self) -> Features:
+        """Those that are active, or all."""
+        return active_features(self.part.problem, self.image)
+
+    @cached_property
+    def small(self) -> Problem:
+        """The problem on these."""
+        return self.part.problem.restrict(self.features, dtype=None)
+
+    @cached_property
+    def V(self) -> Tensor:
+        """The image there, (b, S, k)."""
+        return self.features.take(self.image.mT).mT
+
+    @cached_property
+    def W(self) -> Tensor:
+        """The coefficients there, (b, S, k)."""
+        return self.features.take(self._W.mT).mT
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """XW, (b, n, k)."""
+        return product(self.small.X, self.W.to(self.part.products)).to(self.W)
 
     @cached_property
     def _rough(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,8 +248,8 @@ class PenalisedLocal:
         return self.part.problem.penalty.kinks(*self._steps())
 
     def coef_change(self, Theta: Tensor) -> Tensor:
-        """The largest change of V/l2 that a change of Θ makes, (b,)."""
-        return self.part.image(Theta).abs().amax((1, 2)) / self.part.problem.l2
+        """About the largest change of V/l2 that a change of Θ makes, (b,)."""
+        return self.part.draft().image(Theta).abs().amax((1, 2)) / self.part.problem.l2
 
     def face(self, Lambda: Tensor) -> DualFace:
         """The optimality system at Λ."""

@@ -74,8 +74,7 @@ class _Search:
     def __init__(
         self, part: ConjugatePart, Lambda: Tensor, image: Tensor, tol: float | Tensor, max_iter: int | Tensor
     ) -> None:
-        self.part, self.Lambda, self.image = part, Lambda, image
-        self.local: Local = part.local(image)
+        self.part, self.at = part, Reached.of(part, Lambda, image)
         self.null = part.null
         self.gap = torch.full_like(self.null, torch.inf)
         steps = torch.zeros_like(self.null, dtype=torch.int64)
@@ -85,8 +84,9 @@ class _Search:
 
     def pick(self, index: Tensor) -> "_Search":
         """Some elements of the batch."""
+        at = self.at
         some = _Search(
-            self.part.pick(index), self.Lambda[index], self.image[index], self.tol[index], self.max_iter[index]
+            self.part.pick(index), at.Lambda[index], at.local.image[index], self.tol[index], self.max_iter[index]
         )
         some.best, some.gap, some.idle = DualPoint(*(t[index] for t in self.best)), self.gap[index], self.idle
         some.damping.factor = self.damping.factor[index]
@@ -94,23 +94,40 @@ class _Search:
 
     def look(self) -> Tensor:
         """Take note of the gap; the elements (b,) to go on with."""
-        problem, best = self.part.problem, self.best
-        samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
+        problem, best, Lambda = self.part.problem, self.best, self.at.Lambda
+        samples = problem.loss.fenchel_young(self.at.local.scores, problem.Y - Lambda, problem.Y)
         self.gap = gap = relative((problem.weight * samples).sum(-1), self.null)
         self.idle = 0 if ((gap < 0.9 * best.gap) & (best.gap > self.tol)).any() else self.idle + 1
-        Lambda = torch.where((gap < best.gap)[:, None, None], self.Lambda, best.Lambda)
+        Lambda = torch.where((gap < best.gap)[:, None, None], Lambda, best.Lambda)
         live = (gap > self.tol) & (best.n_iter < self.max_iter)
         self.best = DualPoint(Lambda, torch.minimum(gap, best.gap), best.n_iter + live.to(torch.int64))
         return live
 
     def step(self, live: Tensor) -> None:
         """One step of Newton's method in the elements ``live`` (b,)."""
+        at, slope = self.at, _slope(self.part.problem, self.at.Lambda, self.at.local)
         step = _model_step(
-            self.part.problem, self.Lambda, self.local, self.damping.value, self.gap.sqrt().clamp(*CG_REDUCTION)
+            self.part, at.Lambda, at.local, slope, self.damping.value, self.gap.sqrt().clamp(*CG_REDUCTION)
         )
-        length, self.Lambda, self.image = _line_search(self.part, self.Lambda, self.image, self.local, step, live)
+        length, self.at = _line_search(self.part, at, slope, step, live)
         self.damping.update(live, length, step.settled)
-        self.local = self.part.local(self.image)
+
+
+class Reached(NamedTuple):
+    """Λ, what R* is like there, and F (b,)."""
+
+    Lambda: Tensor
+    local: Local
+    value: Tensor
+
+    @classmethod
+    def of(cls, part: ConjugatePart, Lambda: Tensor, image: Tensor) -> "Reached":
+        """At Λ and its image."""
+        problem, local = part.problem, part.local(image)
+        Theta = problem.Y - Lambda
+        return cls(
+            Lambda, local, (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1) + local.value(Theta)
+        )
 
 
 class Damping:
@@ -148,31 +165,37 @@ class Step(NamedTuple):
     settled: Tensor
 
 
-def _model_step(problem: Problem, Lambda: Tensor, local: Local, damping: Tensor, reduction: Tensor) -> Step:
-    """Parts 1 and 2 of a step, on L = √s̄Λ."""
-    diagonal = (problem.dual_loss.conjugate_curvature(problem.l2) + damping)[..., None, None]
-    M = local.model + diagonal * torch.eye(Lambda.shape[-2], dtype=Lambda.dtype, device=Lambda.device)
-    face = model_face(problem, M, Lambda, local)
+def _model_step(
+    part: ConjugatePart, Lambda: Tensor, local: Local, slope: Tensor, damping: Tensor, reduction: Tensor
+) -> Step:
+    """Parts 1 and 2 of a step, on L = √s̄Λ, ``slope`` being that of F in it."""
+    problem = part.problem
+    diagonal = problem.dual_loss.conjugate_curvature(problem.l2) + damping
+    M = local.model.clone()
+    M.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, None])
+    face = model_face(problem, M, Lambda, local, slope)
     point = face.point
     if local.hessian is not None:
         curved, L = local.hessian, problem.weight.sqrt()[..., None] * Lambda
-        point = _conjugate_gradients(
-            lambda D: curved(D) + diagonal * D, face, _slope(problem, Lambda, local), L, reduction
-        )
+        diagonal = diagonal[:, None, None]
+        point = _conjugate_gradients(lambda D: torch.addcmul(curved(D), diagonal, D), face, slope, L, reduction)
     return Step(unscaled(problem, point, Lambda), lambda: unscaled(problem, face.feasible, Lambda), face.settled)
 
 
-def model_face(problem: Problem, M: Tensor, Lambda: Tensor, local: Local) -> Face:
-    """The constrained minimum of the model with Hessian M ⊗ I in L = √s̄Λ around ``Lambda``, and the face it is on."""
+def model_face(problem: Problem, M: Tensor, Lambda: Tensor, local: Local, slope: Tensor | None = None) -> Face:
+    """The constrained minimum of the model with Hessian M ⊗ I in L = √s̄Λ around ``Lambda``, and the face it is on.
+
+    ``slope`` is that of F in L, where it is known.
+    """
     domain = problem.dual_loss.domain
-    L, slope = problem.weight.sqrt()[..., None] * Lambda, _slope(problem, Lambda, local)
-    C = slope - M @ L
+    slope = _slope(problem, Lambda, local) if slope is None else slope
+    C = slope - M @ (problem.weight.sqrt()[..., None] * Lambda)
     if not isinstance(domain, Simplex):
         return free_face(M, C)
     # First guess of the face: what is positive, and what would become so, its slope being below the sample's mean.
     free = (Lambda > 0) | (slope < (slope * Lambda).sum(-1, keepdim=True))
     steps = EXACT_MODEL_STEPS if local.hessian is None else MODEL_STEPS
-    return simplex_face(M, C, L, free, problem.weight, domain.allowed, steps)
+    return simplex_face(M, C, free, problem.weight, domain.allowed, steps, Lambda)
 
 
 def _slope(problem: Problem, Lambda: Tensor, local: Local) -> Tensor:
@@ -191,22 +214,24 @@ def _conjugate_gradients(
 ) -> Tensor:
     """Improve the model's minimum on its face towards the minimum of the exact quadratic around L."""
     X = face.point
+    # Without what is normal to the face, which rounding would take for a residual. What later products add of it is
+    # seen neither by the preconditioner nor by directions within the face.
     R = face.tangent(-slope - hessian(X - L))
     D = Z = face.precondition(R)
     rz = _dot(R, Z).clamp_min(0)
-    enough, on = rz * reduction[:, None, None] ** 2, rz > 0
+    enough, on = rz * reduction[:, None, None].square(), rz > 0
     for _ in range(CG_STEPS):
-        HD = face.tangent(hessian(D))
+        HD = hessian(D)
         curvature = _dot(D, HD)
         on = on & (curvature > 0)
-        length = torch.where(on, rz / torch.where(on, curvature, 1.0), 0.0)
-        X, R = X + length * D, R - length * HD
+        length = torch.where(on, rz / curvature, 0.0)
+        X, R = torch.addcmul(X, length, D), torch.addcmul(R, length, HD, value=-1)
         Z = face.precondition(R)
         rz, before = _dot(R, Z).clamp_min(0), rz
         on = on & (rz > enough)
         if not on.any():
             break
-        D = Z + torch.where(on, rz / torch.where(on, before, 1.0), 0.0) * D
+        D = torch.addcmul(Z, torch.where(on, rz / before, 0.0), D)
     return X
 
 
@@ -214,55 +239,56 @@ def _dot(A: Tensor, B: Tensor) -> Tensor:
     return (A * B).sum((-2, -1), keepdim=True)
 
 
-class Progress(NamedTuple):
-    """Where a line search ended: the ``length`` (b,) of the step, and Λ with its image."""
+def _line_search(part: ConjugatePart, at: Reached, slope: Tensor, step: Step, live: Tensor) -> tuple[Tensor, Reached]:
+    """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere.
 
-    length: Tensor
-    Lambda: Tensor
-    image: Tensor
+    The length (b,) of the step, and where it leads.
+    """
+    root = part.problem.weight.sqrt()[..., None]
+
+    def towards(target: Tensor) -> "_Segment":
+        # Where nothing is to move, and where a step has overflowed, it stays.
+        target = torch.where(live[:, None, None] & target.isfinite(), target, at.Lambda)
+        return _Segment(part, at, target, slope * root)
+
+    newton = towards(step.newton)
+    short = live & (newton.length < 0.1)
+    if not short.any():
+        return newton.length, newton.end()
+    safe = towards(step.safe())
+    use = short & ((safe.value < newton.value) | (newton.length == 0))
+    length, pick = torch.where(use, safe.length, newton.length), use[:, None, None]
+    target, moved = torch.where(pick, safe.target, newton.target), torch.where(pick, safe.moved, newton.moved)
+    return length, _on_the_way(part, at, target, moved, length)
 
 
-def _line_search(
-    part: ConjugatePart, Lambda: Tensor, image: Tensor, local: Local, step: Step, live: Tensor
-) -> Progress:
-    """Go to the Newton target as far as F decreases enough; to the model's minimum where that is hardly anywhere."""
-    problem = part.problem
-    slope = problem.weight[..., None] * (problem.dual_loss.conjugate_gradient(Lambda, problem.Y) - local.scores)
-    start = _data(problem, problem.Y - Lambda) + local.value(problem.Y - Lambda)
+class _Segment:
+    """From a point to a ``target`` (b, n, k), by ``moved`` in the image; the ``length`` (b,) that lowers F enough, and
+    F there.
+    """
 
-    def kept(target: Tensor) -> Tensor:
-        # Where nothing is to move, and where a step has overflowed.
-        return torch.where(live[:, None, None] & target.isfinite(), target, Lambda)
+    def __init__(self, part: ConjugatePart, at: Reached, target: Tensor, slope: Tensor) -> None:
+        self.part, self.at, self.target = part, at, target
+        D = target - at.Lambda
+        self.moved, self.tried = part.image(-D), at
+        self.length, self.value = backtrack(self._value, at.value, (slope * D).sum((-2, -1)))
 
-    def towards(target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        D = target - Lambda
-        moved = part.image(-D)
+    def _value(self, length: Tensor) -> Tensor:
+        self.tried = _on_the_way(self.part, self.at, self.target, self.moved, length)
+        return self.tried.value
 
-        def value(length: Tensor) -> Tensor:
-            t = length[:, None, None]
-            Theta = problem.Y - Lambda - t * D
-            return _data(problem, Theta) + part.value(Theta, image + t * moved)
+    def end(self) -> Reached:
+        """At that length: what was tried last, unless nothing helped."""
+        if (self.length > 0).all():
+            return self.tried
+        return _on_the_way(self.part, self.at, self.target, self.moved, self.length)
 
-        length, reached = backtrack(value, start, (slope * D).sum((-2, -1)))
-        return length, reached, moved
 
-    target = kept(step.newton)
-    length, reached, moved = towards(target)
-    short = live & (length < 0.1)
-    if short.any():
-        safe = kept(step.safe())
-        safe_length, safe_reached, safe_moved = towards(safe)
-        use = short & ((safe_reached < reached) | (length == 0))
-        length, pick = torch.where(use, safe_length, length), use[:, None, None]
-        target, moved = torch.where(pick, safe, target), torch.where(pick, safe_moved, moved)
-    t = torch.where(live, length, 0.0)[:, None, None]
+def _on_the_way(part: ConjugatePart, at: Reached, target: Tensor, moved: Tensor, length: Tensor) -> Reached:
+    t = length[:, None, None]
     # A full step lands on its target exactly, zeros included.
-    return Progress(length, torch.where(t == 1, target, Lambda + t * (target - Lambda)), image + t * moved)
-
-
-def _data(problem: Problem, Theta: Tensor) -> Tensor:
-    """The part of F that is the loss's, (b,)."""
-    return (problem.weight * problem.loss.conjugate(Theta, problem.Y)).sum(-1)
+    Lambda = torch.where(t == 1, target, at.Lambda + t * (target - at.Lambda))
+    return Reached.of(part, Lambda, torch.addcmul(at.local.image, t, moved))
 
 
 def backtrack(value: Callable[[Tensor], Tensor], start: Tensor, descent: Tensor) -> tuple[Tensor, Tensor]:

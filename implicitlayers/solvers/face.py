@@ -69,9 +69,8 @@ class SimplexFace(NamedTuple):
 
     def tangent(self, R: Tensor) -> Tensor:
         """Project on the directions within the face: per sample, less the mean over its free classes."""
-        free = self.minimum.free.mT
-        inside = torch.where(free, R, 0.0)
-        return torch.where(free, R - inside.sum(-1, keepdim=True) / free.sum(-1, keepdim=True), 0.0)
+        inside = self.minimum.free.mT.to(R.dtype)
+        return inside * (R - (inside * R).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True))
 
     def precondition(self, R: Tensor) -> Tensor:
         """The minimiser within the face of ½⟨D, M D⟩ − ⟨R, D⟩."""
@@ -79,11 +78,12 @@ class SimplexFace(NamedTuple):
 
 
 def simplex_face(
-    M: Tensor, C: Tensor, start: Tensor, free: Tensor, weight: Tensor, allowed: Tensor, max_iter: int
+    M: Tensor, C: Tensor, free: Tensor, weight: Tensor, allowed: Tensor, max_iter: int, Lambda: Tensor
 ) -> SimplexFace:
-    """Solve the model over simplices of sizes √s̄, from the feasible L ``start``; ``free`` guesses the face."""
-    program = simplex_qp.Program(M, C.mT, weight.sqrt()[:, None, :], allowed.expand_as(start).mT)
-    return SimplexFace(simplex_qp.minimise(program, start.mT, free.mT, max_iter))
+    """Solve the model over simplices of sizes √s̄, from the feasible ``Lambda``; ``free`` guesses the face."""
+    root = weight.sqrt()[:, None, :]
+    program = simplex_qp.Program.of(M, C.mT, root, allowed.expand_as(Lambda).mT)
+    return SimplexFace(simplex_qp.minimise(program, root * Lambda.mT, free.mT, max_iter))
 
 
 Face = FreeFace | SimplexFace

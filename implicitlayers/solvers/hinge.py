@@ -9,7 +9,7 @@ from ..dual_face import DualFace, KroneckerFace, kronecker_face, kronecker_model
 from ..features import AllFeatures
 from ..hinges import Hinge
 from ..optimality import NoSystem
-from ..penalties import Kinks
+from ..penalties import GroupL2, Kinks, row_norm
 from ..problem import Problem, relative
 from . import barrier, continuation, dual_newton
 from .batch import pick, put
@@ -20,6 +20,8 @@ from .ties import at_kink, derivative_error
 
 # Newton steps in which most problems are solved; the others are better served by proximal points.
 DIRECT_STEPS = 30
+# Newton steps in one dimension, to a start.
+FIRST_STEPS = 4
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
@@ -42,21 +44,17 @@ def solve(
 
     ``start`` is a dual point Θ (b, n, k).
     """
-    part = conjugate_part(problem, precision)
-    Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    part, target = conjugate_part(problem, precision), max(tol, POLISH_BELOW)
+    Lambda = _first(part) if start is None else _hinge(problem).domain.project(problem.Y - start)
     if (at := _at_once(part, Lambda, tol)) is not None:
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
-    # Without a penalty the model is the dual itself: Newton goes on alone.
-    steps = max_iter if isinstance(part, QuadraticPart) else min(max_iter, DIRECT_STEPS)
-    found = dual_newton.minimise(part, Lambda, max(tol, POLISH_BELOW), steps)
-    if isinstance(part, PenalisedPart):
-        found = _continued(part, found, max(tol, POLISH_BELOW), max_iter)
+    found = _searched(part, Lambda, target, max_iter)
     if not differentiated and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
         if (found.gap <= tol).all() and not at.degenerate.any():
             return _without_system(at, found.n_iter)
-    at, n_iter = _exact(part, found, max(tol, POLISH_BELOW)), found.n_iter
+    at, n_iter = _exact(part, found, target), found.n_iter
     for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
         failed = ~(relative(at.gap, part.null) <= tol)
@@ -96,6 +94,20 @@ def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None"
         at.face = kronecker_face(problem, part.kernel, M, face.minimum.factor)
     at = _polish(at)
     return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
+
+
+def _searched(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: int) -> dual_newton.DualPoint:
+    """Newton's method on the dual to a gap of ``target``, in elements where that is slow from proximal points."""
+    if isinstance(part, QuadraticPart):
+        # Without a penalty the model is the dual itself: Newton goes on alone.
+        return dual_newton.minimise(part, Lambda, target, max_iter)
+    steps = min(max_iter, DIRECT_STEPS)
+    found = dual_newton.minimise(part.draft(), Lambda, target, steps)
+    if part.draft().products != part.products and not (found.gap <= target).all():
+        # It may be the draft that has ended it.
+        after = dual_newton.minimise(part, found.Lambda, target, steps - found.n_iter)
+        found = after._replace(n_iter=found.n_iter + after.n_iter)
+    return _continued(part, found, target, max_iter)
 
 
 def _continued(
@@ -145,10 +157,32 @@ def _hinge(problem: Problem) -> Hinge:
     return problem.loss
 
 
-def _competitors(problem: Problem) -> Tensor:
-    """Λ uniform over the classes a sample does not have: where l1 is large it already certifies W = 0.
+def _first(part: ConjugatePart) -> Tensor:
+    """Where to start: on the way from Y, which is W = 0, to where every sample is at its competitors, the best point.
 
-    Where it does not, most features that the solution uses are active there.
+    Along Λ = Y − tΘ, F costs no product with X beyond that for V, and its slope, Σ_j ‖V_j‖(t‖V_j‖ − l1)₊/l2 + …, is
+    convex: Newton's steps from t = 1 come down on its root. Where l1 is large the end certifies W = 0.
+    """
+    problem = part.problem
+    Theta = problem.Y - _competitors(problem)
+    if not isinstance(part, PenalisedPart) or not isinstance(problem.penalty, GroupL2):
+        return problem.Y - Theta
+    size = row_norm(part.draft().image(Theta))
+    pull = (problem.weight[..., None] * Theta * problem.Y).sum((1, 2))
+    bend = problem.dual_loss.conjugate_curvature(problem.l2) * (problem.weight[..., None] * Theta.square()).sum((1, 2))
+    t = torch.ones_like(pull)
+    for _ in range(FIRST_STEPS):
+        beyond = (t[:, None] * size - problem.penalty.l1).clamp_min(0)
+        slope = (beyond * size).sum(-1) / problem.l2 + bend * t - pull
+        curvature = (torch.where(beyond > 0, size, 0.0)).square().sum(-1) / problem.l2 + bend
+        t = torch.where(curvature > 0, t - slope / curvature, t).clamp(0, 1)
+    return problem.Y - t[:, None, None] * Theta
+
+
+def _competitors(problem: Problem) -> Tensor:
+    """Λ uniform over the classes a sample does not have.
+
+    Most features that the solution uses are active there.
     """
     allowed = _hinge(problem).domain.allowed.expand_as(problem.Y)
     others = torch.where(allowed, 1 - problem.Y, 0.0)

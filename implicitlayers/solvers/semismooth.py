@@ -23,9 +23,9 @@ from torch import Tensor
 from ..curvature import Curvature
 from ..features import Support
 from ..kernel import kernel, sandwiched
+from ..linear import cholesky
 from ..problem import Problem, relative
 from .dual_newton import backtrack
-from .simplex_qp import cholesky
 
 
 class Proximal(NamedTuple):

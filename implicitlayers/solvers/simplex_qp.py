@@ -14,35 +14,51 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kronecker import FaceFactor, factorise_face, in_order, masked_inverse
-from ..linear import cholesky
+from ..kronecker import FaceFactor, factorise_face, masked_factor
 from ..prox import project_simplex
-from .batch import pick, put
+from .batch import few, pick, put
 
 # An interior point ends when its complementarity gap is below this share of the objective's scale.
 INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
 
 
+# Elements leave the batch from so many products b·k·n³ on: fewer cost less than picking elements does.
+WORTH_PICKING = 2**22
+
+
 class Program(NamedTuple):
-    """``M`` (b, n, n), ``C`` (b, k, n), ``total`` (b, 1, n) ≥ 0, ``allowed`` (b, k, n); columns with total 0 stay 0."""
+    """``M`` (b, n, n), ``C`` (b, k, n), ``total`` (b, 1, n) ≥ 0; entries of L that may be positive are ``open``
+    (b, k, n), and in columns of total 0 one entry is ``pinned``, all others are closed.
+
+    Rounding: what is at most ``least`` (b, 1, n) is zero, and so is a slope up to ``flat`` (b, 1, 1).
+    """
 
     M: Tensor
     C: Tensor
     total: Tensor
-    allowed: Tensor
+    open: Tensor
+    pinned: Tensor
+    least: Tensor
+    flat: Tensor
+
+    @classmethod
+    def of(cls, M: Tensor, C: Tensor, total: Tensor, allowed: Tensor) -> "Program":
+        """With entries ``allowed`` (b, k, n)."""
+        some = total > 0
+        pinned = allowed & ~some & (allowed.cumsum(1) == 1)
+        return cls(M, C, total, allowed & some, pinned, 1e-14 * total, 1e-12 * C.abs().amax((1, 2), keepdim=True))
 
     def value(self, L: Tensor) -> Tensor:
         """The objective, (b,)."""
         return ((L @ self.M / 2 + self.C) * L).sum((1, 2))
 
     def faces(self, free: Tensor) -> Tensor:
-        """``free`` made a face: within the allowed entries, exactly one entry in columns of total 0."""
-        pinned = self.allowed & (self.allowed.cumsum(1) == 1)
-        return torch.where(self.total > 0, free & self.allowed, pinned)
+        """``free`` made a face: within the open entries, exactly one entry in columns of total 0."""
+        return (free & self.open) | self.pinned
 
 
 class FaceMinimum(NamedTuple):
-    """``feasible``: the best feasible point seen; ``point``: the minimiser on the last face, feasible if ``settled``;
+    """``feasible``: the best feasible point; ``point``: the minimiser on the last face, feasible if ``settled``;
     ``free``: that face, with its ``factor``; ``settled`` (b,): the face is the right one.
     """
 
@@ -61,57 +77,53 @@ class FaceMinimum(NamedTuple):
 
 def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
     """Solve from the feasible ``start`` and the guess ``free`` of its face; ``max_iter`` bounds the active set."""
-    found = _active_set(program, start, free, max_iter)
+    found = _active_set(program, program.faces(free), max_iter)
     if found.settled.all():
         return found
-    stuck = (~found.settled & ~(program.value(found.feasible) < program.value(start))).nonzero().flatten()
+    found, lower = _made_feasible(program, found, start)
+    stuck = (~lower).nonzero().flatten()
     if len(stuck):
         some = pick(program, stuck)
-        inside, face = _interior_point(some)
-        again = _active_set(some, inside, face, 2)
-        again = again._replace(settled=torch.ones_like(again.settled))
-        found = found.put(stuck, again)
+        again, _ = _made_feasible(some, _active_set(some, _interior_point(some), 2), start[stuck])
+        found = found.put(stuck, again._replace(settled=torch.ones_like(again.settled)))
     return found
 
 
-def _active_set(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
-    """Elements leave the batch as their face repeats itself."""
-    found, free = _active_set_step(program, start, program.faces(free))
-    todo, part = torch.arange(len(start), device=start.device), found
-    for _ in range(max_iter - 1):
-        moving = (~part.settled & part.point.isfinite().all(-1).all(-1)).nonzero().flatten()
-        if not len(moving):
-            break
-        todo = pick(todo, moving)
-        part, free = _active_set_step(pick(program, todo), pick(part.feasible, moving), pick(free, moving))
-        found = found.put(todo, part)
+def _made_feasible(program: Program, found: FaceMinimum, start: Tensor) -> tuple[FaceMinimum, Tensor]:
+    """Where a point is not settled, its projection, or the ``start`` if that is lower; where that is not so, (b,)."""
+    projected = project_simplex(found.point, program.total, program.open | program.pinned, dim=1)
+    lower = found.settled | (program.value(projected) < program.value(start))
+    projected = torch.where(found.settled[:, None, None], found.point, projected)
+    return found._replace(feasible=torch.where(lower[:, None, None], projected, start)), lower
+
+
+def _active_set(program: Program, free: Tensor, max_iter: int) -> FaceMinimum:
+    """From the face ``free`` until it repeats itself; elements leave the batch as theirs does."""
+    found, wanted = _active_set_step(program, free)
+    b, k, n = free.shape
+    while (max_iter := max_iter - 1) > 0 and not (settled := found.settled).all():
+        if b * k * n**3 > WORTH_PICKING and (some := few(~settled)) is not None:
+            return found.put(some, _active_set(pick(program, some), wanted[some], max_iter))
+        found, wanted = _active_set_step(program, wanted)
     return found
 
 
-def _active_set_step(program: Program, start: Tensor, free: Tensor) -> tuple[FaceMinimum, Tensor]:
+def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tensor]:
     """The minimiser on a face, and the face its signs ask for: positive entries, and those of negative slope."""
     factor = factorise_face(program.M, free)
     point, multiplier = factor.solve(program.C, program.total)
-    slope = point @ program.M + program.C - multiplier
-    rounding = 1e-12 * program.C.abs().amax((1, 2), keepdim=True)
-    wanted = program.faces(torch.where(free, point > 1e-14 * program.total, slope < -rounding))
+    slope = torch.baddbmm(program.C, point, program.M) - multiplier
+    wanted = program.faces(torch.where(free, point > program.least, slope < -program.flat))
     settled = (wanted == free).flatten(1).all(1)
-    # A settled point is feasible as it is, and no feasible one is lower.
-    feasible = point
-    if not settled.all():
-        projected = project_simplex(point, program.total, program.allowed, dim=1)
-        lower = settled | (program.value(projected) <= program.value(start))
-        feasible = torch.where(lower[:, None, None], projected, start)
-    return FaceMinimum(feasible, point, free, factor, settled), wanted
+    return FaceMinimum(point, point, free, factor, settled), wanted
 
 
-def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
-    """Mehrotra's predictor–corrector method from a feasible start: a point (b, k, n), and the face it tells.
+def _interior_point(program: Program) -> Tensor:
+    """Mehrotra's predictor–corrector method from a feasible start: the face (b, k, n) its end tells.
 
     Stationarity LM + C − 1θᵀ = S ≥ 0 and ΣL = total hold in every step; complementarity L∘S → 0 is what is driven.
     """
-    M, C, total, allowed = program
-    free = allowed & (total > 0)
+    M, C, total, free = program[:4]
     mask = free.to(M.dtype)
     entries = mask.sum((1, 2), keepdim=True).clamp_min(1)
     L = torch.where(free, total / mask.sum(1, keepdim=True).clamp_min(1), 0.0)
@@ -119,7 +131,7 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
     spread = (slope - slope.amin(1, keepdim=True)).amax((1, 2), keepdim=True)
     S = torch.where(free, slope - torch.where(free, slope, torch.inf).amin(1, keepdim=True) + spread / 10, 0.0)
     scale = (L * S).sum((1, 2), keepdim=True)
-    empty = (total <= 0)[:, 0].to(M.dtype).diag_embed()
+    empty = (total <= 0)[:, 0]
 
     def ratio(A: Tensor, B: Tensor) -> Tensor:
         return torch.where(free, A / torch.where(free, B, 1.0), 0.0)
@@ -132,8 +144,7 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         mu = (L * S).sum((1, 2), keepdim=True) / entries
         if (mu * entries <= INTERIOR_GAP * scale).all():
             break
-        inverse, pivot = masked_inverse(M, free, ratio(S, L))
-        factor = FaceFactor(inverse, in_order(free), cholesky(inverse.sum(1) + empty), pivot.amin(-1) > 0)
+        factor = masked_factor(M, free, ratio(S, L), empty)
         # Predictor: towards μ = 0. The change of S follows from complementarity, S dL + L dS = target − L∘S.
         dL = factor.solve(S)[0]
         dS = -S - ratio(S, L) * dL
@@ -146,4 +157,4 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
         moving = (mu * entries > INTERIOR_GAP * scale) & dL.isfinite().all(-1).all(-1)[:, None, None]
         L = torch.where(moving, L + length * dL, L)
         S = torch.where(moving, S + length * dS, S)
-    return L, free & (L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
+    return program.faces(L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
