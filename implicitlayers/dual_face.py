@@ -79,7 +79,8 @@ def dual_face(
         assert V is not None
         M = along + _penalised(problem, V, edges, precision)
         factor = factorise(M)
-        if (torch.finfo(precision).eps * spectral_condition(M, factor) <= ROUGH_ERROR).all():
+        most = ROUGH_ERROR / torch.finfo(precision).eps
+        if (factor.condition <= most).all() or (spectral_condition(M, factor) <= most).all():
             return DualFace(edges, factor)
     sample, direction = edges
     if kernel is not None:
@@ -158,7 +159,8 @@ def _add_square(M: Tensor, A: Tensor) -> None:
 def bends(problem: Problem, V: Tensor) -> tuple[Tensor, Tensor]:
     """l2 times the derivative of V → W(V), row by row: α_j·I + q_j q_jᵀ, as α (b, S) and q (b, S, k)."""
     bend = problem.penalty.curvature(V / problem.l2[:, None, None], 1 / problem.l2)
-    return bend.across[..., 0], bend.unit * (bend.along - bend.across).clamp_min(0).sqrt()
+    across, along = bend.across[..., :1], bend.along[..., :1]
+    return across[..., 0], bend.unit * (along - across).clamp_min(0).sqrt()
 
 
 def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:

@@ -8,6 +8,11 @@ from .implicit import is_transformed
 
 def finite_elements(X: Tensor, Y: Tensor) -> Tensor:
     """Elements (...) of X (..., n, m) and Y (..., n, k) without NaN or infinities."""
+    if not is_transformed(X) and not is_transformed(Y):
+        # Ten times as fast as looking at every entry: a sum that is a number has no summand that is none.
+        total = X.detach().sum((-2, -1)) + Y.detach().sum((-2, -1))
+        if bool(total.isfinite().all()):
+            return torch.ones_like(total, dtype=torch.bool)
     return _finite(X) & _finite(Y)
 
 
@@ -19,9 +24,4 @@ def zeroed(A: Tensor, finite: Tensor) -> Tensor:
 
 
 def _finite(A: Tensor) -> Tensor:
-    if not is_transformed(A):
-        # Ten times as fast as looking at every entry: a sum that is a number has no summand that is none.
-        total = A.detach().sum((-2, -1))
-        if bool(total.isfinite().all()):
-            return torch.ones_like(total, dtype=torch.bool)
     return A.isfinite().flatten(-2).all(-1)

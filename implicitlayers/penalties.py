@@ -171,7 +171,8 @@ class GroupL2(NamedTuple):
             return Entrywise(active.to(V.dtype))
         norm = torch.where(norm > 0, norm, 1.0)
         across = torch.where(active, 1 - threshold / norm, 0.0).expand_as(V)
-        return Rowwise(across, active.to(V.dtype).expand_as(V), torch.where(active, V / norm, 0.0))
+        along = active.to(V.dtype)
+        return Rowwise(across, along.expand_as(V), V * (along / norm))
 
     def kinks(self, V: Tensor, step: Tensor) -> "Kinks":
         """|‖V_j‖ − l1_j| against l1_j."""

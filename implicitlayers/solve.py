@@ -109,13 +109,17 @@ def _solve_opaquely(
         + int(Status.SINGULAR) * (finite & result.singular)
     )
     report_failures(status, options.on_fail, options.name)
-    shown = finite[:, None, None]
+    theta = result.theta
+    if not finite.all():
+        shown = finite[:, None, None]
+        coef, theta = torch.where(shown, coef, torch.nan), torch.where(shown, theta, torch.nan)
+        objective, bound = torch.where(finite, objective, torch.nan), torch.where(finite, bound, torch.nan)
     return _Constants(
-        coef=torch.where(shown, coef, torch.nan),
-        theta=torch.where(shown, result.theta, torch.nan).to(dtype),
-        objective=torch.where(finite, objective, torch.nan),
+        coef=coef,
+        theta=theta.to(dtype),
+        objective=objective,
         gap=relative_gap,
-        coef_error=torch.where(finite, bound, torch.nan),
+        coef_error=bound,
         derivative_error=torch.where(finite & (relative_gap <= tol), result.derivative_error, torch.inf),
         status=status,
         n_iter=result.n_iter,

@@ -194,11 +194,13 @@ def classes(problem: Problem) -> None:
 
 
 def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:
+    inside = torch.where(class_mask[:, None, :], Y, 0.0).sum(-1)
+    wrong = ((inside - 1).abs() > 1e-6) | (Y.amin(-1) < 0)
+    if not wrong.any():
+        return
     if not class_mask.any(-1).all():
         raise ValueError("class_mask: given an element without any class, expected at least one")
-    inside = torch.where(class_mask[:, None, :], Y, 0.0).sum(-1)
     # A non-finite Y is a property of its element and is reported in its status.
-    wrong = ((inside - 1).abs() > 1e-6) | (Y < 0).any(-1)
     wrong &= (weight > 0) & Y.isfinite().all(-1)
     if wrong.any():
         element, sample = (int(i) for i in wrong.nonzero()[0])

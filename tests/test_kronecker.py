@@ -9,11 +9,11 @@ from torch.func import jacrev
 
 import implicitlayers as il
 from implicitlayers import dual_face, kronecker
-from implicitlayers.hinges import MulticlassHinge
+from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
 from implicitlayers.kronecker import factorise_face
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import conjugate_part, dual_newton
+from implicitlayers.solvers import conjugate_part, dual_newton, simplex_qp
 from implicitlayers.solvers import hinge as solver
 
 
@@ -38,14 +38,26 @@ def dense_solution(M, free, C, total):
     return torch.zeros(k * n, dtype=M.dtype).scatter(0, entries, solved[: len(entries)]).view(k, n)
 
 
+def factorised(M, free, few=0):
+    """The factor, by the ways of more samples than ``few``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kronecker, "FEW_SAMPLES", few)
+        return factorise_face(M, free)
+
+
 # The shares make every branch: all free, nearly all (an inverse less what is not), few (packed), and between.
 @given(
-    st.integers(0, 1000), st.integers(1, 3), st.integers(2, 4), st.integers(1, 9), st.sampled_from([0.2, 0.7, 0.95, 1])
+    st.integers(0, 1000),
+    st.integers(1, 3),
+    st.integers(2, 4),
+    st.integers(1, 9),
+    st.sampled_from([0.2, 0.7, 0.95, 1]),
+    st.sampled_from([0, 9]),
 )
-def test_a_face_is_solved_as_by_one_large_system(seed, b, k, n, share):
+def test_a_face_is_solved_as_by_one_large_system(seed, b, k, n, share, few):
     M, free = face(seed, b, k, n, share)
     C, total = torch.randn(b, k, n, dtype=torch.float64), torch.rand(b, 1, n, dtype=torch.float64)
-    factor = factorise_face(M, free)
+    factor = factorised(M, free, few)
     found, _ = factor.solve(C, total)
     for i in range(b):
         expected = dense_solution(M[i], free[i], C[i], total[i, 0])
@@ -57,13 +69,29 @@ def test_a_singular_face_is_told():
     M, free = face(0, 2, 3, 6, 1.0)
     M[1, :, 0] = M[1, :, 1]
     M[1, 0, :] = M[1, 1, :]
-    assert factorise_face(M, free).regular.tolist() == [True, False]
+    for few in (0, 6):
+        assert factorised(M, free, few).regular.tolist() == [True, False]
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.3, 0.8, 1.0]), st.sampled_from([0, 8]))
+def test_what_little_is_left_of_a_sample_is_told(seed, share, few):
+    """A sample that others nearly span leaves a pivot of 1e-8, and is free in all classes or, alone, in one."""
+    M, free = face(seed, 2, 3, 8, share)
+    A = torch.linalg.cholesky(M)
+    A[1, 1] = A[1, 0] + 1e-5 * A[1, 1]
+    M = A @ A.mT
+    free[:, 0, :2] = True
+    assert factorised(M, free, few).regular.tolist() == [True, False]
+    # Where no class has both of them nothing is singular.
+    free[1, :, 0], free[1, :, 1] = torch.tensor([True, False, False]), torch.tensor([False, True, True])
+    assert factorised(M, free, few).regular.all()
 
 
 def test_downdated_and_packed_inverses_agree(monkeypatch):
     M, free = face(1, 2, 3, 12, 0.7)
     assert free.sum(-1).amax() < 12
     found = []
+    monkeypatch.setattr(kronecker, "FEW_SAMPLES", 0)
     for pack, downdate in ((0.0, 0.0), (0.99, 0.0), (0.0, 1.1)):
         monkeypatch.setattr(kronecker, "PACK_BELOW", pack)
         monkeypatch.setattr(kronecker, "DOWNDATE_BELOW", downdate)
@@ -76,7 +104,7 @@ def test_downdated_and_packed_inverses_agree(monkeypatch):
 def test_blocks_are_padded_up_to_the_whole(seed, size):
     M, free = face(seed, 2, 3, 12, 0.3)
     C = torch.randn(2, 3, 12, dtype=torch.float64)
-    factor = factorise_face(M, free)
+    factor = factorised(M, free)
     larger = factor.resized(max(size, factor.samples.shape[-1]))
     assert larger.blocks.shape[-1] == larger.samples.shape[-1] == max(size, factor.samples.shape[-1])
     assert relative_error(larger.solve(C)[0], factor.solve(C)[0]) <= 1e-12
@@ -160,6 +188,27 @@ def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
     assert (problem.gap(problem.coef_of(problem.correlation(theta)), theta) <= 1e-9 * problem.null_objective()).all()
 
 
+@given(st.integers(0, 1000), st.integers(1, 9), st.integers(2, 4), st.integers(2, 12))
+def test_an_active_set_ends_alike_with_all_elements_or_without_those_that_are_done(seed, b, k, n):
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(b, n, 2 * n, generator=generator, dtype=torch.float64)
+    C = torch.randn(b, k, n, generator=generator, dtype=torch.float64) * 3 * n**0.5
+    total, allowed = torch.full((b, 1, n), 0.3, dtype=torch.float64), torch.ones(b, k, n, dtype=torch.bool)
+    program, start = simplex_qp.Program.of(A @ A.mT, C, total, allowed), total / k * allowed
+    found = []
+    for worth in (0, 2**60):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(simplex_qp, "WORTH_PICKING", worth)
+            found.append(simplex_qp.minimise(program, start, allowed, 12))
+    first, second = found
+    assert relative_error(first.feasible, second.feasible) <= 1e-9
+    assert torch.equal(first.free, second.free)
+    # Optimal: slopes of free entries are equal in every column, and those of others no lower.
+    slope = torch.where(first.settled[:, None, None], first.feasible @ program.M + C, 0.0)
+    lowest = slope.amin(1, keepdim=True)
+    assert ((slope - lowest) * first.feasible).abs().amax() <= 1e-8 * C.abs().amax()
+
+
 def test_a_step_that_overflows_is_not_taken(monkeypatch):
     """Neither in its element nor in one that is finished, whose Λ stays as it is."""
     problem = sparse_machines()
@@ -184,3 +233,44 @@ def test_a_face_without_any_free_entry_is_singular():
     factor = factorise_face(M, torch.zeros(1, 3, 4, dtype=torch.bool))
     assert not factor.regular.any()
     assert factor.inverse.isfinite().all()
+
+
+@given(st.integers(0, 1000), st.floats(0, 1.5), st.sampled_from([0.0, 0.5]))
+def test_the_first_point_is_the_best_on_its_way(seed, share, smoothing):
+    problem = sparse_machines()
+    X = normal(9, 14, 25, seed=seed)
+    ones, mask = torch.ones(9, dtype=torch.float64), torch.ones(9, 3, dtype=torch.bool)
+    loss = SmoothedHinge(smoothing * ones, mask) if smoothing else MulticlassHinge(mask)
+    competitors = (1 - problem.Y) / 2
+    V = X.mT @ (problem.weight[..., None] * (problem.Y - competitors))
+    l1 = share * V.norm(dim=-1).amax(-1, keepdim=True)
+    part = conjugate_part.conjugate_part(problem._replace(X=X, loss=loss, penalty=GroupL2(l1)))
+
+    def value(Lambda):
+        return dual_newton.Reached.of(part, Lambda, part.image(problem.Y - Lambda)).value
+
+    reached = value(solver._first(part))
+    for t in torch.linspace(0, 1, 21, dtype=torch.float64):
+        assert (reached <= value(problem.Y + t * (competitors - problem.Y)) + 1e-6).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-2])
+def test_a_search_on_drafts_ends_as_exactly(monkeypatch, noise):
+    """Products in float32 find the point; where they are too rough exact ones take over."""
+    X, y = normal(3, 20, 60, seed=5).to(torch.float32), labels(3, 20, k=4)
+    exact = il.MulticlassSVM(0.05, 0.02, tol=1e-12)(X.double(), y)
+    monkeypatch.setattr("implicitlayers.solve.WHOLE_UP_TO", 0)
+    image, drafts = conjugate_part.PenalisedPart.image, []
+
+    def rough(part, Theta):
+        if part.products == torch.float64:
+            return image(part, Theta)
+        drafts.append(part)
+        made = image(part, Theta)
+        return made + noise * normal(*made.shape, seed=len(drafts))
+
+    monkeypatch.setattr(conjugate_part.PenalisedPart, "image", rough)
+    solution = il.MulticlassSVM(0.05, 0.02).solve(X, y)
+    assert drafts
+    assert solution.converged.all()
+    assert relative_error(solution.coef.double(), exact) <= 1e-5

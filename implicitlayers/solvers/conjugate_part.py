@@ -26,8 +26,6 @@ ROUNDING = 1e-13
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
 SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Models in float32 pay from this number of entries of X, over the batch.
-ROUGH_FROM = 2**21
 
 
 class QuadraticPart:
@@ -116,9 +114,9 @@ class QuadraticLocal:
 class PenalisedPart:
     """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model.
 
-    Optimality systems are made in ``precision``, and so are models of large problems, float32 if that is what features
-    came in: they err by no more than X does. Scores, values and V are in float64, and so are ``products`` with X for
-    them, unless somebody asks for those of a `draft`.
+    Optimality systems are made in ``precision``, float32 if that is what features came in, and so are models of
+    problems so large that X has stayed in it: they err by no more than X does. Scores, values and V are in float64, and
+    so are ``products`` with X for them, unless somebody asks for those of a `draft`.
     """
 
     products = torch.float64
@@ -126,7 +124,7 @@ class PenalisedPart:
     def __init__(self, problem: Problem, precision: torch.dtype = torch.float64) -> None:
         self.problem, self.precision = problem, precision
         self.same_system = SAME_SYSTEM[precision]
-        self.model_precision = precision if problem.X.numel() >= ROUGH_FROM else torch.float64
+        self.model_precision = precision if problem.X.dtype == precision else torch.float64
         # √s̄ and, so that nothing of the size of X is multiplied, 1/√l2 in one.
         self.root = (problem.weight / problem.l2[:, None]).sqrt()[..., None]
         self.scale = (row_squares(problem.X) * problem.weight).mean(-1) / problem.l2
@@ -220,7 +218,7 @@ class PenalisedLocal:
 
         def hessian(D: Tensor) -> Tensor:
             v = product(X.mT, (root * D).to(X.dtype))
-            moved = product(X, alpha[..., None] * v + q * (q * v).sum(-1, keepdim=True))
+            moved = product(X, torch.addcmul(alpha[..., None] * v, q, (q * v).sum(-1, keepdim=True)))
             return root * moved.to(D.dtype)
 
         return hessian
@@ -269,6 +267,7 @@ def conjugate_part(problem: Problem, precision: torch.dtype = torch.float64) -> 
 
 def active_features(problem: Problem, V: Tensor) -> Features:
     """The support of W(V), V (b, m, k), or all features where gathering would not pay or take too much memory."""
-    support = problem.penalty.support(V / problem.l2[:, None, None], 1 / problem.l2)
+    # Of a norm it is the same at V/l2 and a step of 1/l2.
+    support = problem.penalty.support(V, torch.ones_like(problem.l2))
     affordable = max(SMALL_SHARE, LARGEST_COPY / max(1, problem.X.numel()))
     return gathered(support, min(GATHER_BELOW, affordable))

@@ -25,8 +25,8 @@ FIRST_STEPS = 4
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
-# A step this small is rounding, and not taken.
-ROUNDING_STEP = 1e-13
+# A step this small is rounding, beside that of the features, and not taken.
+ROUNDING_STEP = {torch.float64: 1e-13, torch.float32: 1e-8}
 # Gaps that differ by less are the same.
 ROUNDING = 1e-15
 # The relative gap to go to where no Newton on a face follows, and the products that a system may take for nobody.
@@ -292,7 +292,7 @@ def _polish(at: _Point) -> _Point:
     """Newton on the face until Λ stands still: the value is then as exact as rounding allows, and so is the factor."""
     part, made_at = at.part, at
     for _ in range(POLISH_STEPS):
-        if (at.newton_step.abs() <= ROUNDING_STEP).all():
+        if (at.newton_step.abs() <= ROUNDING_STEP[part.precision]).all():
             break
         new = _Point(part, at.Lambda - at.newton_step)
         # NaN compares false: a step into nowhere is not taken.
