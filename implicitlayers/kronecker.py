@@ -27,7 +27,7 @@ REGULAR_PIVOT = 1e-6
 class FaceFactor(NamedTuple):
     """``blocks`` (..., k, s, s), per class the inverse of M on its free samples, whose numbers are ``samples``
     (..., k, s); ``schur`` (..., n, n), the Cholesky factor of the sum of the inverses; ``exists`` (...), whether all of
-    them do; the ``diagonal`` of M (..., n).
+    them do.
 
     Smaller blocks than others are padded with zeros, at any sample; blocks of all n samples are in order.
     """
@@ -36,18 +36,15 @@ class FaceFactor(NamedTuple):
     samples: Tensor
     schur: Tensor
     exists: Tensor
-    diagonal: Tensor
 
     @property
     def regular(self) -> Tensor:
         """False where M on the face is singular or nearly so, (...).
 
-        N = M⁻¹ tells: 1/N_ii is what is left of M_ii once all others are eliminated, the least pivot of sample i.
+        Where one of the inverses is large the samples that cause it nearly span each other, and so the sum of the
+        inverses, large along some of their combinations and not along others, has a small pivot, too.
         """
-        own = self.blocks.diagonal(dim1=-2, dim2=-1)
-        scale = self.diagonal[..., None, :].expand(*own.shape[:-1], -1).gather(-1, self.samples)
-        left = torch.where(own > 0, 1 / torch.where(own > 0, own * scale, 1.0), 1.0).amin((-2, -1))
-        return self.exists & (left > REGULAR_PIVOT) & (_least_pivot(self.schur) > REGULAR_PIVOT)
+        return self.exists & (_least_pivot(self.schur) > REGULAR_PIVOT)
 
     @property
     def inverse(self) -> Tensor:
@@ -112,7 +109,7 @@ def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
             whole, lower, exists = _inverse(M)
             if (exists & (_least_pivot(lower) > DOWNDATE_PIVOT)).all():
                 inverse = _downdated(whole, free, n - fewest)
-                return _with_schur(M, inverse, in_order(free), exists, inverse.sum(1))
+                return _with_schur(inverse, in_order(free), exists, inverse.sum(1))
         # No entry at all is free where Λ has overflowed; the face is then singular.
         if 0 < most <= PACK_BELOW * n:
             return _packed(M, free, most)
@@ -133,12 +130,12 @@ def masked_factor(M: Tensor, free: Tensor, diagonal: Tensor | None = None, pinne
     total = inverse.sum(1)
     if pinned is not None:
         total.diagonal(dim1=-2, dim2=-1).add_(pinned.to(M.dtype))
-    return _with_schur(M, inverse, in_order(free), exists.all(-1), total)
+    return _with_schur(inverse, in_order(free), exists.all(-1), total)
 
 
-def _with_schur(M: Tensor, blocks: Tensor, samples: Tensor, exist: Tensor, total: Tensor) -> FaceFactor:
+def _with_schur(blocks: Tensor, samples: Tensor, exist: Tensor, total: Tensor) -> FaceFactor:
     schur, last = cholesky_where_it_exists(total)
-    return FaceFactor(blocks, samples, schur, exist & last, M.diagonal(dim1=-2, dim2=-1))
+    return FaceFactor(blocks, samples, schur, exist & last)
 
 
 def _inverse(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +161,7 @@ def _packed(M: Tensor, free: Tensor, size: int) -> FaceFactor:
     inverse, _, exists = _inverse(blocks)
     inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
     total = M.new_zeros(b, n * n).scatter_add_(1, place.view(b, -1), inverse.mT.reshape(b, -1)).view(b, n, n)
-    return _with_schur(M, inverse, index, exists.all(-1), total)
+    return _with_schur(inverse, index, exists.all(-1), total)
 
 
 def _downdated(whole: Tensor, free: Tensor, size: int) -> Tensor:
