@@ -65,7 +65,7 @@ class QuadraticPart:
 
 
 class QuadraticLocal:
-    """A quadratic is the same everywhere: the model is exact."""
+    """A quadratic is the same everywhere, and has no kinks: the model is exact."""
 
     features: Features = AllFeatures()
     hessian = None
@@ -94,15 +94,6 @@ class QuadraticLocal:
     def moves(self) -> Tensor:
         """All of W moves with V, (b,)."""
         return torch.ones_like(self.part.scale, dtype=torch.bool)
-
-    def kinks(self) -> Kinks:
-        """None."""
-        scale = torch.ones_like(self.part.scale)[:, None, None]
-        return Kinks(torch.full_like(scale, torch.inf), scale)
-
-    def coef_change(self, Theta: Tensor) -> Tensor:
-        """Without kinks it is of no interest, (b,)."""
-        return torch.zeros_like(self.part.scale)
 
     def face(self, Lambda: Tensor) -> DualFace | KroneckerFace:
         """The optimality system at Λ: one n×n system per class, or, where such a one is singular, the whole."""

@@ -13,7 +13,7 @@ from ..penalties import GroupL2, Kinks, row_norm
 from ..problem import Problem, relative
 from . import barrier, continuation, dual_newton
 from .batch import pick, put
-from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticPart, conjugate_part
+from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticLocal, QuadraticPart, conjugate_part
 from .face import SimplexFace
 from .result import Result
 from .ties import at_kink, derivative_error
@@ -268,24 +268,25 @@ class _Point:
         counts = _hinge(problem).domain.allowed & (problem.weight > 0)[..., None] & ~alone
         return Kinks(torch.where(counts, distance, torch.inf), 1 + slope.abs().amax(-1, keepdim=True))
 
-    @property
+    @cached_property
     def degenerate(self) -> Tensor:
         """Elements (b,) with a margin, a λ or a group about to bend."""
-        return at_kink(self.margins) | at_kink(self.local.kinks())
+        margins = at_kink(self.margins)
+        return margins if isinstance(self.local, QuadraticLocal) else margins | at_kink(self.local.kinks())
 
     def derivative_error(self) -> Tensor:
         """From how far the solution may be: scores by ‖xᵢ‖·√(2(P − D)/l2), λ and V by Newton's next step."""
         step = self.newton_step
         scores = self.part.row_norms() * (2 * self.gap / self.part.problem.l2).sqrt()[:, None]
         uncertainty = torch.where(self.Lambda > 0, step.abs(), 2 * scores[..., None])
+        error = derivative_error(self.margins.distance, uncertainty, self.face)
+        if isinstance(self.local, QuadraticLocal):
+            return error
         moved = self.local.coef_change(step)[:, None, None]
-        errors = [
-            derivative_error(kinks.distance, uncertain, self.face)
-            for kinks, uncertain in ((self.margins, uncertainty), (self.local.kinks(), moved))
-        ]
-        still = torch.where(errors[1].isfinite(), 0.0, torch.inf)
+        of_groups = derivative_error(self.local.kinks().distance, moved, self.face)
+        still = torch.where(of_groups.isfinite(), 0.0, torch.inf)
         # Where W does not move with Λ its system is of no consequence.
-        return torch.where(self.local.moves(), torch.maximum(*errors), still)
+        return torch.where(self.local.moves(), torch.maximum(error, of_groups), still)
 
 
 def _polish(at: _Point) -> _Point:
