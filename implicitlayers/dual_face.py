@@ -9,7 +9,7 @@ from torch import Tensor
 from .domains import Edges
 from .implicit import attach
 from .kronecker import FaceFactor
-from .linear import Factor, factorise, spectral_condition
+from .linear import Inverse, invert, spectral_condition
 from .penalties import NoPenalty
 from .problem import Problem
 from .products import gram, known_gram, product, saved_like
@@ -24,7 +24,7 @@ class DualFace(NamedTuple):
     """
 
     edges: Edges
-    factor: Factor
+    factor: Inverse
 
     @property
     def singular(self) -> Tensor:
@@ -78,7 +78,7 @@ def dual_face(
     if precision != torch.float64:
         assert V is not None
         M = along + _penalised(problem, V, edges, precision)
-        factor = factorise(M)
+        factor = invert(M)
         most = ROUGH_ERROR / torch.finfo(precision).eps
         if (factor.condition <= most).all() or (spectral_condition(M, factor) <= most).all():
             return DualFace(edges, factor)
@@ -88,7 +88,7 @@ def dual_face(
     else:
         assert V is not None
         M = _penalised(problem, V, edges, torch.float64)
-    return DualFace(edges, factorise(M + along))
+    return DualFace(edges, invert(M + along))
 
 
 # Of derivatives attached twice a Jacobian with this relative error makes the square of it.

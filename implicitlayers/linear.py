@@ -43,14 +43,49 @@ class Conditioned(Protocol):
         """Of M."""
 
 
-def factorise(M: Tensor) -> Factor:
-    """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only.
+class Inverse(NamedTuple):
+    """M⁺ itself, ``matrix`` (..., d, d), where nobody needs a root of it: half the products, and sooner made."""
 
-    Cholesky is taken of M scaled to ones on the diagonal: that features have different units makes nothing singular.
-    """
+    matrix: Tensor
+    singular: Tensor
+    condition: Tensor
+
+    def solve(self, R: Tensor) -> Tensor:
+        """M⁺R for R (..., d, r)."""
+        return (R.mT @ self.matrix).mT
+
+
+def factorise(M: Tensor) -> Factor:
+    """Factor M (b, d, d): Cholesky for all, an eigen-decomposition for the elements that are singular only."""
     if M.shape[-1] == 0:
         nothing = torch.zeros(M.shape[0], dtype=M.dtype, device=M.device)
         return Factor(M, nothing > 0, nothing + 1)
+    lower, scale, singular = _scaled_cholesky(M)
+    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    root = scale * torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
+    if singular.any():
+        root[singular] = pseudo_root(M[singular])
+    return Factor(root, singular, _norm(M) * _norm(root.mT).square())
+
+
+def invert(M: Tensor) -> Inverse:
+    """Invert M (b, d, d) in the same way."""
+    if M.shape[-1] == 0:
+        return Inverse(*factorise(M))
+    lower, scale, singular = _scaled_cholesky(M)
+    inverse = torch.cholesky_inverse(lower).mul_(scale).mul_(scale.mT)
+    if singular.any():
+        root = pseudo_root(M[singular])
+        inverse[singular] = root @ root.mT
+    return Inverse(inverse, singular, _norm(M) * _norm(inverse))
+
+
+def _scaled_cholesky(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The Cholesky factor of diag(scale) M diag(scale), the scale (b, d, 1), and who is singular (b,).
+
+    There are ones on the diagonal: that features have different units makes nothing singular. The identity stands in
+    for the factors of singular elements.
+    """
     # Few passes over M: with many small systems they cost more than the factorisations.
     diagonal = M.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[..., None]
@@ -58,19 +93,18 @@ def factorise(M: Tensor) -> Factor:
     pivots = lower.diagonal(dim1=-2, dim2=-1).square()
     # NaN pivots compare false and count as singular.
     singular = ~((info == 0) & (pivots.amin(-1) > SINGULAR_PIVOT * pivots.amax(-1)))
-    identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    some = bool(singular.any())
-    if some:
-        # The identity stands in for them in the triangular solve.
+    if singular.any():
+        identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
         lower = torch.where(singular[:, None, None], identity, lower)
-    root = scale * torch.linalg.solve_triangular(lower, identity.expand_as(M), upper=False).mT
-    if some:
-        root[singular] = pseudo_root(M[singular])
-    norm, inverse_norm = (torch.linalg.vector_norm(A.flatten(1), dim=-1) for A in (M, root.mT))
-    return Factor(root, singular, norm * inverse_norm.square())
+    return lower, scale, singular
 
 
-def spectral_condition(M: Tensor, factor: Factor) -> Tensor:
+def _norm(A: Tensor) -> Tensor:
+    """The Frobenius norm, (b,)."""
+    return torch.linalg.vector_norm(A.flatten(1), dim=-1)
+
+
+def spectral_condition(M: Tensor, factor: Factor | Inverse) -> Tensor:
     """About ‖M‖₂·‖M⁻¹‖₂, (...), by the power method, so from below; infinite where singular.
 
     The bound in ``factor``, of Frobenius norms, is up to d times as large.

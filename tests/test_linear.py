@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers import normal
 
-from implicitlayers.linear import factorise
+from implicitlayers.linear import factorise, invert
 
 D = 5
 
@@ -18,6 +18,19 @@ def test_factor_is_the_inverse():
     assert not factor.singular.any()
     torch.testing.assert_close(factor.solve(R), torch.linalg.inv(M) @ R, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(factor.root @ factor.root.mT, torch.linalg.inv(M), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [(5, 7, 9), (6, 2), (3,), (0, 5)])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_an_inverse_is_that_of_the_factor(ranks, scale):
+    M, R = scale * matrices(*ranks), normal(len(ranks), D, 2)
+    # Whatever the units of the unknowns.
+    units = torch.logspace(-2, 2, D, dtype=torch.float64)
+    M = M * units[:, None] * units
+    inverse, factor = invert(M), factorise(M)
+    assert torch.equal(inverse.singular, factor.singular)
+    torch.testing.assert_close(inverse.solve(R), factor.solve(R), rtol=1e-6, atol=1e-6 / scale)
+    assert (inverse.condition <= factor.condition * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])

@@ -28,7 +28,23 @@ ROUNDING = 1e-13
 SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-class QuadraticPart:
+class _Part:
+    """What both kinds know of their problem."""
+
+    problem: Problem
+
+    @cached_property
+    def null(self) -> Tensor:
+        """P(0), (b,)."""
+        return self.problem.null_objective()
+
+    @cached_property
+    def has_absent(self) -> bool:
+        """Whether some sample has weight zero."""
+        return not bool((self.problem.weight > 0).all())
+
+
+class QuadraticPart(_Part):
     """No penalty: R*(V) = ‖V‖²/(2 l2). The image of Θ is Z = XXᵀ diag(s̄) Θ/l2; all of it lives in the Gram matrix."""
 
     # Without a penalty a face has the same system wherever on it Λ is.
@@ -41,11 +57,6 @@ class QuadraticPart:
         self.weight = problem.weight[..., None]
         self.model = self.kernel * self.weight.sqrt() * self.weight.sqrt().mT
         self.scale = self.model.diagonal(dim1=-2, dim2=-1).mean(-1)
-
-    @cached_property
-    def null(self) -> Tensor:
-        """P(0), (b,)."""
-        return self.problem.null_objective()
 
     def pick(self, index: Tensor) -> "QuadraticPart":
         """Some elements of the batch."""
@@ -102,7 +113,7 @@ class QuadraticLocal:
         return face if not face.singular.any() else dual_face(self.part.problem, Lambda, kernel=self.part.kernel)
 
 
-class PenalisedPart:
+class PenalisedPart(_Part):
     """With a penalty; the image of Θ is V (b, m, k), and only the features it leaves active enter the model.
 
     Optimality systems are made in ``precision``, float32 if that is what features came in, and so are models of
@@ -119,11 +130,6 @@ class PenalisedPart:
         # √s̄ and, so that nothing of the size of X is multiplied, 1/√l2 in one.
         self.root = (problem.weight / problem.l2[:, None]).sqrt()[..., None]
         self.scale = (row_squares(problem.X) * problem.weight).mean(-1) / problem.l2
-
-    @cached_property
-    def null(self) -> Tensor:
-        """P(0), (b,)."""
-        return self.problem.null_objective()
 
     def pick(self, index: Tensor) -> "PenalisedPart":
         """Some elements of the batch."""

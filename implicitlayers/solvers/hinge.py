@@ -226,9 +226,11 @@ class _Point:
         Lambda = problem.dual_loss.domain.project(Lambda)
         self.image = part.image(problem.Y - Lambda)
         self.local = part.local(self.image)
-        # A sample of weight zero sits at its worst class: the right one-sided derivative with respect to its weight.
-        worst = problem.Y - problem.loss.dual_point(self.local.scores, problem.Y)
-        self.Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
+        if part.has_absent:
+            # A sample of weight zero sits at its worst class: the right one-sided derivative in its weight.
+            worst = problem.Y - problem.loss.dual_point(self.local.scores, problem.Y)
+            Lambda = torch.where((problem.weight > 0)[..., None], Lambda, worst)
+        self.Lambda = Lambda
         samples = problem.loss.fenchel_young(self.local.scores, problem.Y - self.Lambda, problem.Y)
         self.gap = (problem.weight * samples).sum(-1)
 
