@@ -44,10 +44,10 @@ def solve(
     """
     part = conjugate_part(problem, precision)
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
+    if (at := _at_once(part, Lambda, tol)) is not None:
+        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     # A start that somebody knows may be near the end, where Newton's method is fast.
     few = interior.suits(problem, Lambda).few & (start is None)
-    if not few.any() and (at := _at_once(part, Lambda, tol)) is not None:
-        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     target = max(tol, POLISH_BELOW)
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
     found, decided = _search(part, Lambda, few, target, limit)

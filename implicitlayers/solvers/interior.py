@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..domains import Simplex
-from ..features import Features, gathered
+from ..features import AllFeatures, Features, Support
 from ..penalties import GroupL2, row_norm
 from ..problem import Problem, relative
 from ..products import product, transposed_product
@@ -35,11 +35,11 @@ from .newton_system import DualSystem, Groups, PrimalSystem, primal_is_smaller, 
 
 # The share of the way to the boundary, and of the centre in the first Λ.
 BOUNDARY, CENTRE = 0.99, 0.1
-# The relative gap at which a search ends, if what is zero and what is not are this far apart; what is rounding; and the
-# steps that do not lessen the gap after which it ends anyway.
-PRECISION, APART, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-15, 4
-# Features take part from this share of l1 on; all, where they are so many.
-NEAR, WHOLE_FROM = 0.8, 0.9
+# The relative gap at which a search ends, if what is zero and what is not are this far apart; at which it ends anyway;
+# below which the later point is the better one; and the steps that do not lessen it, after which nothing will.
+PRECISION, APART, EXACT, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-18, 1e-15, 4
+# Features take part from this share of l1 on.
+NEAR = 0.8
 # The largest system; and the number of features in use for each sample up to which they are few.
 LARGEST, FEW = 2000, 2
 
@@ -74,7 +74,9 @@ class _Step(NamedTuple):
 
 
 class Suits(NamedTuple):
-    """Where (b,) a step's system is ``small``, and where features are ``few`` beside samples, too."""
+    """Where (b,) a step's system is ``small``; and where Newton's method is slow because features are ``few`` beside
+    samples, and no smoothing makes up for that.
+    """
 
     small: Tensor
     few: Tensor
@@ -84,7 +86,8 @@ def suits(problem: Problem, Lambda: Tensor) -> Suits:
     """By the features that are near their threshold at Λ (b, n, k), and beyond it."""
     norm, l1 = row_norm(problem.correlation(problem.Y - Lambda)), _l1(problem)
     small = size_of(problem.Y, (norm >= NEAR * l1).sum(-1)) <= LARGEST
-    return Suits(small, small & ((norm >= l1).sum(-1) <= FEW * problem.Y.shape[-2]))
+    sharp = problem.dual_loss.conjugate_curvature(problem.l2) == 0
+    return Suits(small, small & sharp & ((norm >= l1).sum(-1) <= FEW * problem.Y.shape[-2]))
 
 
 def minimise(problem: Problem, Lambda: Tensor, max_iter: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,7 +171,7 @@ class _Used:
     """
 
     def __init__(self, problem: Problem, state: _State) -> None:
-        self.features: Features = gathered(state.chosen, WHOLE_FROM)
+        self.features: Features = AllFeatures() if state.chosen.all() else Support.of(state.chosen)
         self.X = self.features.take(problem.X)
         rows = [_l1(problem).expand_as(state.omega), state.omega, state.q]
         self.l1, omega, q = self.features.take(torch.stack(rows, 1)).unbind(1)
@@ -221,7 +224,7 @@ def _look(problem: Problem, state: _State, used: _Used) -> tuple[_State, Tensor]
     pairs = [(Lambda.flatten(1), slack.flatten(1)), (used.l1 * used.l2 * used.omega, used.q)]
     apart = torch.stack([(torch.minimum(a, b) <= APART * torch.maximum(a, b)).all(-1) for a, b in pairs]).all(0)
     small = size_of(problem.Y, state.chosen.sum(-1)) <= LARGEST
-    live = ((measure > PRECISION) | ~apart) & measure.isfinite() & (idle <= PATIENCE) & small
+    live = ((measure > PRECISION) | (~apart & (measure > EXACT))) & measure.isfinite() & (idle <= PATIENCE) & small
     new = torch.where(better[:, None, None], decided, state.Lambda), torch.where(better, measure, state.measure)
     return state._replace(Lambda=new[0], measure=new[1], idle=idle), live
 
