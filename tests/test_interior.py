@@ -170,3 +170,18 @@ def test_near_ties_are_told_apart():
     assert solution.support.any(-1).all()
     assert (solution.status == 0).all()
     assert (solution.derivative_error < 1).all()
+
+
+def test_derivatives_are_zero_where_w_is():
+    """Beyond the l1 at which W vanishes: the dual point is within all thresholds, so that nothing is in doubt."""
+    X, y = normal(3, 25, 40, seed=3), labels(3, 25, k=4, seed=3)
+    solution = solve_alone(il.MulticlassSVM(1e-2, il.Relative(1.05)), X, y)
+    assert (solution.coef == 0).all()
+    assert (solution.status == 0).all()
+    assert (solution.derivative_error == 0).all()
+
+
+def test_derivatives_of_zero_are_in_doubt_at_the_threshold():
+    X, y = normal(3, 25, 40, seed=3), labels(3, 25, k=4, seed=3)
+    solution = il.MulticlassSVM(1e-2, il.Relative(1.0)).solve(X, y)
+    assert (solution.derivative_error > 1e-3).all()

@@ -38,16 +38,16 @@ DECIDED = 1e-13
 def solve(
     problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
 ) -> Result:
-    """Newton on the dual, from proximal points where that is slow, then Newton on the face it ends on.
+    """Newton on the dual, or an interior point where that is slow, then Newton on the face it ends on.
 
     ``start`` is a dual point Θ (b, n, k).
     """
     part = conjugate_part(problem, precision)
     Lambda = _competitors(problem) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    if (at := _at_once(part, Lambda, tol)) is not None:
-        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     # A start that somebody knows may be near the end, where Newton's method is fast.
     few = interior.suits(problem, Lambda).few & (start is None)
+    if not few.any() and (at := _at_once(part, Lambda, tol)) is not None:
+        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     target = max(tol, POLISH_BELOW)
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
     found, decided = _search(part, Lambda, few, target, limit)
@@ -213,9 +213,9 @@ def _exact(part: ConjugatePart, found: _Found, max_iter: Tensor) -> tuple["_Poin
     """From what was ``found`` to a point whose zeros are exact; the steps (b,), and where it is ``decided`` now."""
     (point, decided), problem = found, part.problem
     at = _polish(_Point(part, point.Lambda))
-    if (lost := at.face.singular & ~decided).any():
-        # Too many λ may be free for the features in use: most of them are zeros that have not got there.
-        point, now = _inside(part, point, lost, max_iter)
+    if (unsure := ((at.face.singular & at.local.moves()) | at.degenerate) & ~decided).any():
+        # Too many λ may be free for the features in use, and those that seem to tie be zeros that have not got there.
+        point, now = _inside(part, point, unsure, max_iter)
         at, decided = _polish(_Point(part, point.Lambda)), decided | now
     # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
     worse = ~(at.gap <= point.gap.clamp_max(1) * part.null + ROUNDING)[:, None, None]
@@ -291,9 +291,18 @@ class _Point:
             derivative_error(kinks.distance, uncertain, self.face)
             for kinks, uncertain in ((self.margins, uncertainty), (self.local.kinks(), moved))
         ]
-        still = torch.where(errors[1].isfinite(), 0.0, torch.inf)
         # Where W does not move with Λ its system is of no consequence.
-        return torch.where(self.local.moves(), torch.maximum(*errors), still)
+        return torch.where(self.local.moves(), torch.maximum(*errors), self._error_of_zero())
+
+    def _error_of_zero(self) -> Tensor:
+        """Of derivatives that are zero, as W is: none where some Λ of gap zero is within every group's threshold.
+
+        With W = 0 the gap is what λ the samples' own classes have, and V moves by at most 2‖xᵢ‖ times what it moves.
+        """
+        reach = 2 * self.gap * self.part.row_norms().amax(-1) / self.part.problem.l2
+        kinks = self.local.kinks()
+        within = (kinks.distance > reach[:, None, None]).flatten(1).all(-1) & ~at_kink(kinks)
+        return torch.where(within, 0.0, torch.inf)
 
 
 def _polish(at: _Point) -> _Point:

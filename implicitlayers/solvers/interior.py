@@ -75,7 +75,7 @@ class _Step(NamedTuple):
 
 class Suits(NamedTuple):
     """Where (b,) a step's system is ``small``; and where Newton's method is slow because features are ``few`` beside
-    samples, and no smoothing makes up for that.
+    samples, and no smoothing makes up for that. Without l1 its model is exact, and only a singular one makes it slow.
     """
 
     small: Tensor
@@ -87,7 +87,8 @@ def suits(problem: Problem, Lambda: Tensor) -> Suits:
     norm, l1 = row_norm(problem.correlation(problem.Y - Lambda)), _l1(problem)
     small = size_of(problem.Y, (norm >= NEAR * l1).sum(-1)) <= LARGEST
     sharp = problem.dual_loss.conjugate_curvature(problem.l2) == 0
-    return Suits(small, small & sharp & ((norm >= l1).sum(-1) <= FEW * problem.Y.shape[-2]))
+    few = FEW * problem.Y.shape[-2] if isinstance(problem.penalty, GroupL2) else problem.Y.shape[-2] - 1
+    return Suits(small, small & sharp & ((norm >= l1).sum(-1) <= few))
 
 
 def minimise(problem: Problem, Lambda: Tensor, max_iter: Tensor) -> tuple[Tensor, Tensor]:
