@@ -213,8 +213,11 @@ def _exact(part: ConjugatePart, found: _Found, max_iter: Tensor) -> tuple["_Poin
     """From what was ``found`` to a point whose zeros are exact; the steps (b,), and where it is ``decided`` now."""
     (point, decided), problem = found, part.problem
     at = _polish(_Point(part, point.Lambda))
-    if (unsure := ((at.face.singular & at.local.moves()) | at.degenerate) & ~decided).any():
-        # Too many λ may be free for the features in use, and those that seem to tie be zeros that have not got there.
+    moves, rough = at.local.moves(), relative(at.gap, part.null) > DECIDED
+    unsure = (at.face.singular & moves) | (at.degenerate & (rough | ~moves))
+    if (unsure := unsure & ~decided).any():
+        # Too many λ may be free for the features in use, and those that seem to tie be zeros that have not got there;
+        # where W is zero, the dual has more than one optimum, and groups that seem to be at their threshold need not.
         point, now = _inside(part, point, unsure, max_iter)
         at, decided = _polish(_Point(part, point.Lambda)), decided | now
     # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
