@@ -10,7 +10,7 @@ import implicitlayers as il
 from implicitlayers.hinges import MulticlassHinge
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import continuation, hinge
+from implicitlayers.solvers import continuation, hinge, interior
 
 
 def machines(seed, decades, b=2, n=20, m=40, k=3):
@@ -39,7 +39,9 @@ def test_scales_of_features_do_not_stop_it(seed, decades):
 
 
 def test_the_machine_goes_on_with_it_where_newton_gets_nowhere(monkeypatch):
+    """And where the system of the interior point is too large."""
     problem = machines(0, 4.0)
+    monkeypatch.setattr(interior, "LARGEST", 0)
     layer = machine(problem)
     assert layer.solve(problem.X, problem.Y).converged.all()
     monkeypatch.setattr(continuation, "minimise", lambda problem, Lambda, max_iter: (Lambda, 0 * max_iter))

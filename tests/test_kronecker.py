@@ -249,7 +249,7 @@ def test_the_first_point_is_the_best_on_its_way(seed, share, smoothing):
     def value(Lambda):
         return dual_newton.Reached.of(part, Lambda, part.image(problem.Y - Lambda)).value
 
-    reached = value(solver._first(part))
+    reached = value(solver._first(part)[0])
     for t in torch.linspace(0, 1, 21, dtype=torch.float64):
         assert (reached <= value(problem.Y + t * (competitors - problem.Y)) + 1e-6).all()
 

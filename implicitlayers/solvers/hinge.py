@@ -1,6 +1,7 @@
 """Multiclass hinge, with or without group Lasso: its dual, over products of simplices; l2 > 0."""
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +12,18 @@ from ..hinges import Hinge
 from ..optimality import NoSystem
 from ..penalties import GroupL2, Kinks, row_norm
 from ..problem import Problem, relative
-from . import barrier, continuation, dual_newton
+from . import continuation, dual_newton, interior
 from .batch import pick, put
 from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticLocal, QuadraticPart, conjugate_part
 from .face import SimplexFace
 from .result import Result
 from .ties import at_kink, derivative_error
 
-# Newton steps in which most problems are solved; the others are better served by proximal points.
-DIRECT_STEPS = 30
+# Newton steps in which most problems are solved, so many more where that has led to a gap that promises the end;
+# others are better served by an interior point, and where its systems are too large, by so many and proximal points.
+FIRST_STEPS, MORE_STEPS, PROMISING, DIRECT_STEPS = 5, 5, 0.1, 30
 # Newton steps in one dimension, to a start.
-FIRST_STEPS = 4
+START_STEPS = 4
 # Newton on the face begins below this gap; its steps; and the step in Λ that is the last one.
 POLISH_BELOW = 1e-6
 POLISH_STEPS, SETTLED_STEP = 5, 1e-8
@@ -33,38 +35,41 @@ ROUNDING = 1e-15
 EXACT, LARGEST_IDLE = 1e-9, 2**23
 # The gap at which a tie is one.
 DECIDED = 1e-13
-# The interior point goes far below the gap asked for, until what is zero and what is not lie far apart.
-LAST_BARRIER = 1e-14
 
 
 def solve(
     problem: Problem, start: Tensor | None, tol: float, max_iter: int, precision: torch.dtype, differentiated: bool
 ) -> Result:
-    """Newton on the dual, from proximal points where that is slow, then Newton on the face it ends on.
+    """Newton on the dual, or an interior point where that is slow, then Newton on the face it ends on.
 
     ``start`` is a dual point Θ (b, n, k).
     """
     part, target = conjugate_part(problem, precision), max(tol, POLISH_BELOW)
-    Lambda = _first(part) if start is None else _hinge(problem).domain.project(problem.Y - start)
-    if (at := _at_once(part, Lambda, tol)) is not None:
+    if start is None:
+        Lambda, few = _first(part)
+    else:
+        # A start that somebody knows may be near the end, where Newton's method is fast.
+        Lambda, few = _hinge(problem).domain.project(problem.Y - start), torch.zeros_like(problem.l2, dtype=torch.bool)
+    if not few.any() and (at := _at_once(part, Lambda, tol)) is not None:
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
-    found = _searched(part, Lambda, target, max_iter)
+    limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
+    found, decided = _search(part, Lambda, few, target, limit)
     if not differentiated and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
         if (found.gap <= tol).all() and not at.degenerate.any():
             return _without_system(at, found.n_iter)
-    at, n_iter = _exact(part, found, target), found.n_iter
+    at, n_iter, decided = _exact(part, _Found(found, decided), limit)
     for target in (tol, min(tol, DECIDED)):
         # What looks like a tie may be a λ that has not quite got to zero.
         failed = ~(relative(at.gap, part.null) <= tol)
-        unsure = ((failed | at.degenerate) & (n_iter < max_iter)).nonzero().flatten()
+        unsure = ((failed | (at.degenerate & ~decided)) & (n_iter < max_iter)).nonzero().flatten()
         if not len(unsure):
             break
-        some = part.pick(unsure)
-        found = dual_newton.minimise(some, at.Lambda[unsure], target, max_iter - n_iter[unsure])
-        n_iter = n_iter.index_add(0, unsure, found.n_iter)
-        at = _polish(_Point(part, at.Lambda.index_copy(0, unsure, _exact(some, found, target).Lambda)))
+        some, left = part.pick(unsure), limit[unsure] - n_iter[unsure]
+        again, steps, sure = _exact(some, _search(some, at.Lambda[unsure], few[unsure] & False, target, left), left)
+        n_iter, decided = n_iter.index_add(0, unsure, steps), decided.index_copy(0, unsure, sure)
+        at = _polish(_Point(part, at.Lambda.index_copy(0, unsure, again.Lambda)))
     return _result(at, n_iter, tol)
 
 
@@ -96,34 +101,76 @@ def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> "_Point | None"
     return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
 
 
-def _searched(part: ConjugatePart, Lambda: Tensor, target: float, max_iter: int) -> dual_newton.DualPoint:
-    """Newton's method on the dual to a gap of ``target``, in elements where that is slow from proximal points."""
-    if isinstance(part, QuadraticPart):
-        # Without a penalty the model is the dual itself: Newton goes on alone.
-        return dual_newton.minimise(part, Lambda, target, max_iter)
-    steps = min(max_iter, DIRECT_STEPS)
-    found = dual_newton.minimise(part.draft(), Lambda, target, steps)
-    if part.draft().products != part.products and not (found.gap <= target).all():
-        # It may be the draft that has ended it.
-        after = dual_newton.minimise(part, found.Lambda, target, steps - found.n_iter)
-        found = after._replace(n_iter=found.n_iter + after.n_iter)
-    return _continued(part, found, target, max_iter)
+class _Found(NamedTuple):
+    """A dual point, and where (b,) the interior point has decided what is zero in it."""
+
+    point: dual_newton.DualPoint
+    decided: Tensor
+
+
+def _search(part: ConjugatePart, Lambda: Tensor, few: Tensor, target: float, max_iter: Tensor) -> _Found:
+    """From Λ to a gap of ``target``: by Newton's method, but in elements with ``few`` (b,) features in use, and by what
+    is slow and steady where that is not enough.
+    """
+    # What is as exact as is asked for at first.
+    draft = part.draft() if isinstance(part, PenalisedPart) and target >= POLISH_BELOW else part
+    found = dual_newton.minimise(draft, Lambda, target, torch.where(few, 0, max_iter.clamp_max(FIRST_STEPS)))
+    promising = ~few & (found.gap <= PROMISING)
+    found = _newton(part, found, promising, target, max_iter.clamp_max(FIRST_STEPS + MORE_STEPS))
+    found, decided = _inside(part, found, ~(found.gap <= target), max_iter)
+    everywhere = torch.ones_like(few)
+    if not isinstance(part, PenalisedPart):
+        # The model is the dual itself: Newton goes on alone.
+        return _Found(_newton(part, found, everywhere, target, max_iter), decided)
+    found = _newton(part, found, everywhere, target, torch.minimum(max_iter, found.n_iter + DIRECT_STEPS))
+    return _Found(_continued(part, found, target, max_iter), decided)
+
+
+def _newton(
+    part: ConjugatePart, found: dual_newton.DualPoint, which: Tensor, target: float, max_iter: Tensor
+) -> dual_newton.DualPoint:
+    """What was ``found``, with the elements ``which`` (b,) that are not at a gap of ``target`` led further."""
+    todo = (which & ~(found.gap <= target) & (found.n_iter < max_iter)).nonzero().flatten()
+    if not len(todo):
+        return found
+    before = pick(found, todo)
+    after = dual_newton.minimise(part.pick(todo), before.Lambda, target, max_iter[todo] - before.n_iter)
+    return put(found, todo, after._replace(n_iter=before.n_iter + after.n_iter))
+
+
+def _inside(part: ConjugatePart, found: dual_newton.DualPoint, which: Tensor, max_iter: Tensor) -> _Found:
+    """What was ``found``, with the elements ``which`` (b,) led further by the interior point, if they are small."""
+    todo = (which & (found.n_iter < max_iter)).nonzero().flatten()
+    if len(todo):
+        problem = pick(part.problem, todo)
+        norm = row_norm(problem.correlation(problem.Y - found.Lambda[todo]))
+        todo = todo[interior.suits(problem, norm).small]
+    decided = torch.zeros_like(which).index_fill(0, todo, True)
+    if not len(todo):
+        return _Found(found, decided)
+    some, before = part.pick(todo), pick(found, todo)
+    Lambda, steps = interior.minimise(some.problem, before.Lambda, max_iter[todo] - before.n_iter)
+    return _Found(put(found, todo, _nearer(some, before, _polish(_Point(some, Lambda)), steps)), decided)
 
 
 def _continued(
-    part: PenalisedPart, found: dual_newton.DualPoint, target: float, max_iter: int
+    part: PenalisedPart, found: dual_newton.DualPoint, target: float, max_iter: Tensor
 ) -> dual_newton.DualPoint:
-    """What was ``found``, with elements that Newton's method has not brought to a gap of ``target`` led further."""
+    """What was ``found``, with elements that are not at a gap of ``target`` led further by proximal points."""
     todo = (~(found.gap <= target) & (found.n_iter < max_iter)).nonzero().flatten()
     if not len(todo):
         return found
     some, before = part.pick(todo), pick(found, todo)
-    Lambda, points = continuation.minimise(some.problem, before.Lambda, max_iter - before.n_iter)
-    gap = relative(_Point(some, Lambda).gap, some.null)
+    Lambda, points = continuation.minimise(some.problem, before.Lambda, max_iter[todo] - before.n_iter)
+    return put(found, todo, _nearer(some, before, _Point(some, Lambda), points))
+
+
+def _nearer(part: ConjugatePart, before: dual_newton.DualPoint, at: "_Point", steps: Tensor) -> dual_newton.DualPoint:
+    """``before``, or what ``steps`` more led to, whichever has the lower gap."""
+    gap = relative(at.gap, part.null)
     better = gap < before.gap
-    Lambda = torch.where(better[:, None, None], Lambda, before.Lambda)
-    after = dual_newton.DualPoint(Lambda, torch.where(better, gap, before.gap), before.n_iter + points)
-    return put(found, todo, after)
+    Lambda = torch.where(better[:, None, None], at.Lambda, before.Lambda)
+    return dual_newton.DualPoint(Lambda, torch.where(better, gap, before.gap), before.n_iter + steps)
 
 
 def _no_worse_than_zero(at: "_Point", tol: float) -> Tensor:
@@ -157,8 +204,9 @@ def _hinge(problem: Problem) -> Hinge:
     return problem.loss
 
 
-def _first(part: ConjugatePart) -> Tensor:
-    """Where to start: on the way from Y, which is W = 0, to where every sample is at its competitors, the best point.
+def _first(part: ConjugatePart) -> tuple[Tensor, Tensor]:
+    """Where to start: on the way from Y, which is W = 0, to where every sample is at its competitors, the best point;
+    and where (b,) few features are in use there.
 
     Along Λ = Y − tΘ, F costs no product with X beyond that for V, and its slope, Σ_j ‖V_j‖(t‖V_j‖ − l1)₊/l2 + …, is
     convex: Newton's steps from t = 1 come down on its root. Where l1 is large the end certifies W = 0.
@@ -166,17 +214,17 @@ def _first(part: ConjugatePart) -> Tensor:
     problem = part.problem
     Theta = problem.Y - _competitors(problem)
     if not isinstance(part, PenalisedPart) or not isinstance(problem.penalty, GroupL2):
-        return problem.Y - Theta
+        return problem.Y - Theta, interior.suits(problem, torch.zeros_like(problem.X[:, 0])).few
     size = row_norm(part.draft().image(Theta))
     pull = (problem.weight[..., None] * Theta * problem.Y).sum((1, 2))
     bend = problem.dual_loss.conjugate_curvature(problem.l2) * (problem.weight[..., None] * Theta.square()).sum((1, 2))
     t = torch.ones_like(pull)
-    for _ in range(FIRST_STEPS):
+    for _ in range(START_STEPS):
         beyond = (t[:, None] * size - problem.penalty.l1).clamp_min(0)
         slope = (beyond * size).sum(-1) / problem.l2 + bend * t - pull
         curvature = (torch.where(beyond > 0, size, 0.0)).square().sum(-1) / problem.l2 + bend
         t = torch.where(curvature > 0, t - slope / curvature, t).clamp(0, 1)
-    return problem.Y - t[:, None, None] * Theta
+    return problem.Y - t[:, None, None] * Theta, interior.suits(problem, size).few
 
 
 def _competitors(problem: Problem) -> Tensor:
@@ -191,30 +239,23 @@ def _competitors(problem: Problem) -> Tensor:
     return torch.where(total > 0, others / torch.where(total > 0, total, 1.0), allowed.to(problem.Y.dtype))
 
 
-def _exact(part: ConjugatePart, found: dual_newton.DualPoint, target: float) -> "_Point":
-    """From what Newton's method ``found`` to a point whose zeros are exact, of a gap of at most ``target``."""
-    problem = part.problem
-    at = _polish(_Point(part, _unstuck(problem, found.Lambda, ~(found.gap <= target))))
-    singular = at.face.singular
-    if singular.any():
-        # Too many λ are free for the features in use: most of them are zeros that have not got there.
-        at = _polish(_Point(part, _unstuck(problem, at.Lambda, singular)))
+def _exact(part: ConjugatePart, found: _Found, max_iter: Tensor) -> tuple["_Point", Tensor, Tensor]:
+    """From what was ``found`` to a point whose zeros are exact; the steps (b,), and where it is ``decided`` now."""
+    (point, decided), problem = found, part.problem
+    at = _polish(_Point(part, point.Lambda))
+    moves, rough = at.local.moves(), relative(at.gap, part.null) > DECIDED
+    unsure = (at.face.singular & moves) | (at.degenerate & (rough | ~moves))
+    if (unsure := unsure & ~decided).any():
+        # Too many λ may be free for the features in use, and those that seem to tie be zeros that have not got there;
+        # where W is zero, the dual has more than one optimum, and groups that seem to be at their threshold need not.
+        point, now = _inside(part, point, unsure, max_iter)
+        at, decided = _polish(_Point(part, point.Lambda)), decided | now
     # Nothing is worse than what was found, nor than Λ = Y, which is W = 0.
-    worse = ~(at.gap <= found.gap.clamp_max(1) * part.null + ROUNDING)[:, None, None]
+    worse = ~(at.gap <= point.gap.clamp_max(1) * part.null + ROUNDING)[:, None, None]
     if worse.any():
-        safe = torch.where((found.gap <= 1)[:, None, None], found.Lambda, problem.Y)
+        safe = torch.where((point.gap <= 1)[:, None, None], point.Lambda, problem.Y)
         at = _polish(_Point(part, torch.where(worse, safe, at.Lambda)))
-    return at
-
-
-def _unstuck(problem: Problem, Lambda: Tensor, stuck: Tensor) -> Tensor:
-    """Λ, with the elements that are ``stuck`` (b,) solved again by the interior point, if they are small."""
-    stuck = stuck.nonzero().flatten()
-    if not len(stuck) or not barrier.is_small(problem):
-        return Lambda
-    some = pick(problem, stuck)
-    last = LAST_BARRIER * some.null_objective()
-    return Lambda.index_copy(0, stuck, barrier.minimise(some, Lambda[stuck], last))
+    return at, point.n_iter, decided
 
 
 class _Point:
@@ -285,10 +326,19 @@ class _Point:
         if isinstance(self.local, QuadraticLocal):
             return error
         moved = self.local.coef_change(step)[:, None, None]
-        of_groups = derivative_error(self.local.kinks().distance, moved, self.face)
-        still = torch.where(of_groups.isfinite(), 0.0, torch.inf)
+        kinks = self.local.kinks()
+        of_groups = derivative_error(kinks.distance, moved, self.face)
         # Where W does not move with Λ its system is of no consequence.
-        return torch.where(self.local.moves(), torch.maximum(error, of_groups), still)
+        return torch.where(self.local.moves(), torch.maximum(error, of_groups), self._error_of_zero(kinks))
+
+    def _error_of_zero(self, kinks: Kinks) -> Tensor:
+        """Of derivatives that are zero, as W is: none where some Λ of gap zero is within every group's threshold.
+
+        With W = 0 the gap is what λ the samples' own classes have, and V moves by at most 2‖xᵢ‖ times what it moves.
+        """
+        reach = 2 * self.gap * self.part.row_norms().amax(-1) / self.part.problem.l2
+        within = (kinks.distance > reach[:, None, None]).flatten(1).all(-1) & ~at_kink(kinks)
+        return torch.where(within, 0.0, torch.inf)
 
 
 def _polish(at: _Point) -> _Point:

@@ -24,6 +24,8 @@ INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
 
 # Elements leave the batch from so many products b·k·n³ on: fewer cost less than picking elements does.
 WORTH_PICKING = 2**22
+# Steps of a search that is short.
+SHORT = 2
 
 
 class Program(NamedTuple):
@@ -77,35 +79,42 @@ class FaceMinimum(NamedTuple):
 
 def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
     """Solve from the feasible ``start`` and the guess ``free`` of its face; ``max_iter`` bounds the active set."""
-    found = _active_set(program, program.faces(free), max_iter)
+    found = _active_set(program, start, program.faces(free), max_iter)
     if found.settled.all():
         return found
-    found, lower = _made_feasible(program, found, start)
-    stuck = (~lower).nonzero().flatten()
+    stuck = (~found.settled & ~(program.value(found.feasible) < program.value(start))).nonzero().flatten()
     if len(stuck):
         some = pick(program, stuck)
-        again, _ = _made_feasible(some, _active_set(some, _interior_point(some), 2), start[stuck])
+        again = _active_set(some, *_interior_point(some), 2)
         found = found.put(stuck, again._replace(settled=torch.ones_like(again.settled)))
     return found
 
 
-def _made_feasible(program: Program, found: FaceMinimum, start: Tensor) -> tuple[FaceMinimum, Tensor]:
-    """Where a point is not settled, its projection, or the ``start`` if that is lower; where that is not so, (b,)."""
-    projected = project_simplex(found.point, program.total, program.open | program.pinned, dim=1)
-    lower = found.settled | (program.value(projected) < program.value(start))
-    projected = torch.where(found.settled[:, None, None], found.point, projected)
-    return found._replace(feasible=torch.where(lower[:, None, None], projected, start)), lower
+def _active_set(program: Program, best: Tensor, free: Tensor, max_iter: int, taken: int = 1) -> FaceMinimum:
+    """From the face ``free`` until it repeats itself; elements leave the batch as theirs does.
 
-
-def _active_set(program: Program, free: Tensor, max_iter: int) -> FaceMinimum:
-    """From the face ``free`` until it repeats itself; elements leave the batch as theirs does."""
+    Where it does not, it may cycle: of a search that is not short the ``best`` feasible point is kept.
+    """
     found, wanted = _active_set_step(program, free)
     b, k, n = free.shape
-    while (max_iter := max_iter - 1) > 0 and not (settled := found.settled).all():
-        if b * k * n**3 > WORTH_PICKING and (some := few(~settled)) is not None:
-            return found.put(some, _active_set(pick(program, some), wanted[some], max_iter))
+    while taken < max_iter and not found.settled.all():
+        if taken >= SHORT:
+            best = _lower(program, found.point, best)
+        taken += 1
+        if b * k * n**3 > WORTH_PICKING and (some := few(~found.settled)) is not None:
+            part = _active_set(pick(program, some), best[some], wanted[some], max_iter, taken)
+            return found.put(some, part)
         found, wanted = _active_set_step(program, wanted)
+    if not found.settled.all():
+        lower = _lower(program, found.point, best)
+        found = found._replace(feasible=torch.where(found.settled[:, None, None], found.point, lower))
     return found
+
+
+def _lower(program: Program, point: Tensor, best: Tensor) -> Tensor:
+    """A point's projection, or the ``best`` so far where that is lower."""
+    projected = project_simplex(point, program.total, program.open | program.pinned, dim=1)
+    return torch.where((program.value(projected) <= program.value(best))[:, None, None], projected, best)
 
 
 def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tensor]:
@@ -118,8 +127,8 @@ def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tenso
     return FaceMinimum(point, point, free, factor, settled), wanted
 
 
-def _interior_point(program: Program) -> Tensor:
-    """Mehrotra's predictor–corrector method from a feasible start: the face (b, k, n) its end tells.
+def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
+    """Mehrotra's predictor–corrector method from a feasible start: a point (b, k, n), and the face it tells.
 
     Stationarity LM + C − 1θᵀ = S ≥ 0 and ΣL = total hold in every step; complementarity L∘S → 0 is what is driven.
     """
@@ -157,4 +166,4 @@ def _interior_point(program: Program) -> Tensor:
         moving = (mu * entries > INTERIOR_GAP * scale) & dL.isfinite().all(-1).all(-1)[:, None, None]
         L = torch.where(moving, L + length * dL, L)
         S = torch.where(moving, S + length * dS, S)
-    return program.faces(L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
+    return L, program.faces(L / total.clamp_min(1e-300) > S / spread.clamp_min(1e-300))
