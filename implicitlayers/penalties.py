@@ -147,6 +147,8 @@ class GroupL2(NamedTuple):
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Block soft-thresholding of the rows."""
+        if V.shape[-1] == 1:
+            return soft_threshold(V, (self.l1 * step[..., None])[..., None])
         return block_soft_threshold(V, (self.l1 * step[..., None])[..., None])
 
     def conjugate(self, V: Tensor) -> Tensor:

@@ -120,9 +120,11 @@ class _State(NamedTuple):
 
 
 def _search(problem: Problem, start: Tensor | None, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
-    square = _square(problem)
     W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
     at, n_iter = _start(problem, W, step, limits)
+    if not ((at.gap > limits.tol) & (n_iter < limits.max_iter)).any():
+        return at, n_iter
+    square = _square(problem)
     scale = _scale(square)
     share = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
     fixed = _Fixed(problem, None if square is problem else square, scale, step, limits)
@@ -136,7 +138,7 @@ def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polish
     todo = at.gap > limits.tol
     if not todo.any():
         return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
-    near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
+    near = descend(problem, at, step, torch.maximum(limits.tol, limits.enough))
     at, n_iter = polish(problem, near, step, limits.enough)
     return Polished(at, n_iter + todo.to(torch.int64))
 
