@@ -20,6 +20,8 @@ from .implicit import is_differentiated
 # Entries of a chunk, over the batch: in float64 it stays in a processor's cache, so that conversion costs no pass over
 # memory of its own; elsewhere many small products cost more than they save.
 CHUNK, DEVICE_CHUNK = 2**17, 2**24
+# Entries of a row, over the batch, from which a call for each costs no more than what it does.
+WIDE = 2**12
 
 
 def product(A: Tensor, B: Tensor) -> Tensor:
@@ -156,6 +158,21 @@ def row_squares(X: Tensor) -> Tensor:
     return norms.to(torch.float64).square()
 
 
+def column_norms(X: Tensor) -> Tensor:
+    """‖x_j‖, (..., m), in float64, as exact as X; plain tensors.
+
+    On a CPU `torch.linalg.vector_norm` across rows takes many times as long as one pass over them.
+    """
+    if X.device.type != "cpu" or X[..., 0, :].numel() < WIDE:
+        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
+    squares = torch.zeros_like(X[..., 0, :])
+    for row in X.unbind(-2):
+        squares.addcmul_(row, row)
+    if not squares.isfinite().all():
+        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
+    return squares.to(torch.float64).sqrt()
+
+
 def _is_reverse_only(*tensors: Tensor) -> bool:
     """Neither forward mode nor a transform: inside those a custom function loses second derivatives."""
     forward = any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
@@ -167,7 +184,7 @@ def _sum(terms: list[Tensor]) -> Tensor:
 
 
 def _parts(A: Tensor, dim: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Parts of A along a dimension and where they are, in a dtype; if that is another, each takes the place of the last.
+    """Parts of A along a dimension and where they are, in a dtype; in another than A's each takes the last one's place.
 
     New memory for each would cost more than the conversion.
     """
