@@ -30,7 +30,7 @@ PER_EQUATION, MOST = 4, 1000
 STEPS, LONGER, ROUNDS = 40, 2, 5
 # Newton steps after each round; every one must lower the gap to this share, down to rounding.
 NEWTON_STEPS, FALL, ROUNDING = 8, 0.5, 1e-15
-# What rounding may add to the objective, relatively.
+# What rounding may add to the objective, relative to P(0) and to itself.
 SLACK = 1e-13
 # The gap below which Newton's method is tried first, and the share of its gap then at which it is tried again.
 NEAR, AGAIN = 0.1, 0.3
@@ -71,7 +71,7 @@ class _Quadratic(NamedTuple):
         value = (theta + (self.ridge * W * W).sum((1, 2))) / 2 + self.penalty.value(W)
         gap = (1 - scale).square() * theta / 2
         gap = gap + penalty_gap(self.penalty, self.l2, self.ridge, W, V * scale[:, None, None])
-        return _At(W, V, value, relative(gap, self.square / 2))
+        return _At(W, V, relative(value, self.square / 2), relative(gap, self.square / 2))
 
     def least(self, enough: Tensor) -> Tensor:
         """The gap at which Newton's method ends, (b,): that of rounding, which with a ridge is its square."""
@@ -91,7 +91,7 @@ class _Quadratic(NamedTuple):
 
 
 class _At(NamedTuple):
-    """Coefficients and their V (b, S, k), P and the relative gap (b,)."""
+    """Coefficients and their V (b, S, k), P and the gap, relative to P(0), (b,)."""
 
     W: Tensor
     V: Tensor
@@ -106,7 +106,7 @@ class _At(NamedTuple):
 
     def is_below(self, other: "_At") -> Tensor:
         """Whether the objective is no higher, but for rounding, (b,); NaN is not."""
-        return self.value <= (1 + SLACK) * other.value
+        return self.value <= other.value + SLACK * (1 + other.value)
 
 
 class Found(NamedTuple):
