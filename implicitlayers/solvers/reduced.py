@@ -261,7 +261,8 @@ def _newton(quadratic: _Quadratic, at: _At, step: Tensor, enough: Tensor, going:
         if (some := few(going)) is not None:
             return put(at, some, _newton(*pick((quadratic, at, step, enough, going), some), most))
         new, most = quadratic.at(_newton_step(quadratic, at, step, going)), most - 1
-        fallen = going & (new.gap < at.gap) & new.is_below(at)
+        # The last step ties at rounding, and is the better one.
+        fallen = going & (new.gap <= at.gap + ROUNDING) & new.is_below(at)
         going = fallen & (new.gap < FALL * at.gap) & (new.gap > quadratic.least(enough))
         at = new.where(fallen, at)
     return at
