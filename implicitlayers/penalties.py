@@ -147,6 +147,8 @@ class GroupL2(NamedTuple):
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Block soft-thresholding of the rows."""
+        if V.shape[-1] == 1:
+            return soft_threshold(V, (self.l1 * step[..., None])[..., None])
         return block_soft_threshold(V, (self.l1 * step[..., None])[..., None])
 
     def conjugate(self, V: Tensor) -> Tensor:
@@ -339,6 +341,8 @@ class Partly(NamedTuple):
 
 def row_norm(V: Tensor) -> Tensor:
     """‖V_j‖, (...), for plain tensors: in the layout of products forty times as fast as `torch.linalg.vector_norm`."""
+    if V.shape[-1] == 1:
+        return V[..., 0].abs()
     return V.square().sum(-1).sqrt()
 
 

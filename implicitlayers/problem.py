@@ -127,7 +127,7 @@ class Problem(NamedTuple):
         Theta, V = self.feasible(Theta, V)
         Z = self.scores(W) if Z is None else Z
         samples = (self.weight * self.loss.fenchel_young(Z, Theta, self.Y)).sum(-1)
-        return samples + self._penalty_gap(W, V)
+        return samples + penalty_gap(self.penalty, self.l2, self.ridge, W, V)
 
     def relative_gap(self, W: Tensor, Theta: Tensor, Z: Tensor | None = None, V: Tensor | None = None) -> Tensor:
         """(P(W) − D(Θ))/P(0); 0 where there is nothing to learn (P(0) = 0 and W = 0)."""
@@ -158,29 +158,31 @@ class Problem(NamedTuple):
         Theta = torch.where(free[..., None, None], projected, Theta)
         return Theta, torch.where(free[..., None, None], 0.0, self.correlation(Theta))
 
-    def _penalty_gap(self, W: Tensor, V: Tensor) -> Tensor:
-        """R(W) + R*(V) − ⟨W, V⟩.
 
-        With l2 > 0 and U = ∇R*(V), V − l2·U ∈ ∂Ω(U), it is (l2/2)‖W − U‖² + [Ω(W) − Ω(U) − ⟨V − l2·U, W − U⟩]; without
-        it is Ω(W) + Ω*(V) − ⟨V, W⟩. Both brackets are ≥ 0. An intercept's part is −⟨V, W⟩ with V zero up to rounding.
-        """
-        convex = self.l2 > 0
-        safe = torch.where(convex, self.l2, 1.0)
-        if isinstance(self.penalty, NoPenalty):
-            # Both brackets are zero; and so is V where l2 is, see `feasible`.
-            return self.l2 / 2 * (W - V / safe[..., None, None]).square().sum((-2, -1))
-        if not convex.any():
-            return self._norm_gap(W, V)
-        U = self.penalty.prox(V / safe[..., None, None], 1 / safe)
-        U = torch.where(self.ridge > 0, U, W)
-        strong = self.ridge * (W - U)
-        bracket = self.penalty.value(W) - self.penalty.value(U) - ((V - self.ridge * U) * (W - U)).sum((-2, -1))
-        norm = bracket if convex.all() else torch.where(convex, bracket, self._norm_gap(W, V))
-        return (strong * (W - U)).sum((-2, -1)) / 2 + norm.clamp_min(0)
+def penalty_gap(penalty: Penalty, l2: Tensor, ridge: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    """R(W) + R*(V) − ⟨W, V⟩, (...), with l2 (...), and row by row as ``ridge`` (..., 1 or m, 1).
 
-    def _norm_gap(self, W: Tensor, V: Tensor) -> Tensor:
-        """Ω(W) + Ω*(V) − ⟨V, W⟩ ≥ 0."""
-        return (self.penalty.value(W) + self.penalty.conjugate(V) - (V * W).sum((-2, -1))).clamp_min(0)
+    With l2 > 0 and U = ∇R*(V), V − l2·U ∈ ∂Ω(U), it is (l2/2)‖W − U‖² + [Ω(W) − Ω(U) − ⟨V − l2·U, W − U⟩]; without
+    it is Ω(W) + Ω*(V) − ⟨V, W⟩. Both brackets are ≥ 0. An intercept's part is −⟨V, W⟩ with V zero up to rounding.
+    """
+    convex = l2 > 0
+    safe = torch.where(convex, l2, 1.0)
+    if isinstance(penalty, NoPenalty):
+        # Both brackets are zero; and so is V where l2 is, see `Problem.feasible`.
+        return l2 / 2 * (W - V / safe[..., None, None]).square().sum((-2, -1))
+    if not convex.any():
+        return _norm_gap(penalty, W, V)
+    U = penalty.prox(V / safe[..., None, None], 1 / safe)
+    U = torch.where(ridge > 0, U, W)
+    strong = ridge * (W - U)
+    bracket = penalty.value(W) - penalty.value(U) - ((V - ridge * U) * (W - U)).sum((-2, -1))
+    norm = bracket if convex.all() else torch.where(convex, bracket, _norm_gap(penalty, W, V))
+    return (strong * (W - U)).sum((-2, -1)) / 2 + norm.clamp_min(0)
+
+
+def _norm_gap(penalty: Penalty, W: Tensor, V: Tensor) -> Tensor:
+    """Ω(W) + Ω*(V) − ⟨V, W⟩ ≥ 0."""
+    return (penalty.value(W) + penalty.conjugate(V) - (V * W).sum((-2, -1))).clamp_min(0)
 
 
 def relative(gap: Tensor, null_objective: Tensor) -> Tensor:

@@ -20,19 +20,30 @@ from .implicit import is_differentiated
 # Entries of a chunk, over the batch: in float64 it stays in a processor's cache, so that conversion costs no pass over
 # memory of its own; elsewhere many small products cost more than they save.
 CHUNK, DEVICE_CHUNK = 2**17, 2**24
+# Entries of a row, over the batch, from which a call for each costs no more than what it does.
+WIDE = 2**12
 
 
 def product(A: Tensor, B: Tensor) -> Tensor:
     """A @ B for a wide A (X or Xᵀ) and a narrow B; columns contiguous in memory, several times faster in batches."""
     if is_differentiated(A):
         return _differentiable(A, B, transposed=False)
-    if A.dtype == B.dtype:
-        return (B.mT @ A.mT).mT
+    if A.dtype != B.dtype and not is_differentiated(B):
+        return _converted(A, B)
+    return (B.mT @ A.to(B.dtype).mT).mT
+
+
+def _converted(A: Tensor, B: Tensor) -> Tensor:
+    """The same where A has another dtype."""
     if A.shape[-2] > A.shape[-1]:
-        return torch.cat([product(part.to(B.dtype), B) for part in _chunks(A, -2)], dim=-2)
-    parts = _chunks(A, -1)
-    rows = B.split([part.shape[-1] for part in parts], dim=-2)
-    return _sum([product(part.to(B.dtype), row) for part, row in zip(parts, rows, strict=True)])
+        wide = B.new_empty(*A.shape[:-2], B.shape[-1], A.shape[-2])
+        for at, part in _parts(A, -2, B.dtype):
+            wide[..., at] = B.mT @ part.mT
+        return wide.mT
+    narrow = B.new_zeros(*A.shape[:-2], B.shape[-1], A.shape[-2])
+    for at, part in _parts(A, -1, B.dtype):
+        narrow += B[..., at, :].mT @ part.mT
+    return narrow.mT
 
 
 def transposed_product(A: Tensor, B: Tensor) -> Tensor:
@@ -90,12 +101,8 @@ def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch
 
 def _partial_grams(A: Tensor, weight: Tensor | None, precision: torch.dtype) -> Iterator[Tensor]:
     """Part by part, so that neither a converted nor a weighted A is ever in memory as a whole."""
-    start = 0
-    for part in _chunks(A, -1):
-        end = start + part.shape[-1]
-        part = part.to(precision)
-        yield (part if weight is None else part * weight[..., None, start:end].to(precision)) @ part.mT
-        start = end
+    for at, part in _parts(A, -1, precision):
+        yield (part if weight is None else part * weight[..., None, at].to(precision)) @ part.mT
 
 
 def known_gram(A: Tensor, value: Tensor) -> Tensor:
@@ -151,6 +158,21 @@ def row_squares(X: Tensor) -> Tensor:
     return norms.to(torch.float64).square()
 
 
+def column_norms(X: Tensor) -> Tensor:
+    """‖x_j‖, (..., m), in float64, as exact as X; plain tensors.
+
+    On a CPU `torch.linalg.vector_norm` across rows takes many times as long as one pass over them.
+    """
+    if X.device.type != "cpu" or X[..., 0, :].numel() < WIDE:
+        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
+    squares = torch.zeros_like(X[..., 0, :])
+    for row in X.unbind(-2):
+        squares.addcmul_(row, row)
+    if not squares.isfinite().all():
+        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
+    return squares.to(torch.float64).sqrt()
+
+
 def _is_reverse_only(*tensors: Tensor) -> bool:
     """Neither forward mode nor a transform: inside those a custom function loses second derivatives."""
     forward = any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
@@ -161,6 +183,16 @@ def _sum(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
-def _chunks(A: Tensor, dim: int) -> tuple[Tensor, ...]:
+def _parts(A: Tensor, dim: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Parts of A along a dimension and where they are, in a dtype; in another than A's each takes the last one's place.
+
+    New memory for each would cost more than the conversion.
+    """
     size = CHUNK if A.device.type == "cpu" else DEVICE_CHUNK
-    return A.split(max(1, size * A.shape[dim] // max(1, A.numel())), dim=dim)
+    parts = A.split(max(1, size * A.shape[dim] // max(1, A.numel())), dim=dim)
+    room = None if A.dtype == dtype else torch.empty_like(parts[0], dtype=dtype)
+    start = 0
+    for part in parts:
+        width = part.shape[dim]
+        yield slice(start, start + width), part if room is None else room.narrow(dim, 0, width).copy_(part)
+        start += width

@@ -55,6 +55,22 @@ def test_squares_of_rows_are_as_exact_as_the_features(n, m, dtype, seed):
     assert relative_error(found, X.double().square().sum(-1)) <= 8 * torch.finfo(dtype).eps
 
 
+@given(SIZES, SIZES, st.sampled_from([torch.float32, torch.float64]), st.sampled_from([1, 10**6]), st.integers(0, 1000))
+def test_norms_of_columns_are_as_exact_as_the_features(n, m, dtype, wide, seed):
+    X = normal(2, n, m, seed=seed).to(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "WIDE", wide)
+        found = products.column_norms(X)
+    assert found.dtype == torch.float64
+    assert relative_error(found, X.double().square().sum(-2).sqrt()) <= 8 * torch.finfo(dtype).eps
+
+
+def test_norms_of_columns_that_float32_does_not_hold(monkeypatch):
+    monkeypatch.setattr(products, "WIDE", 1)
+    X = torch.tensor([[3e30, 0.0], [4e30, 1.0]])
+    assert relative_error(products.column_norms(X), torch.tensor([5e30, 1.0]).double()) <= 1e-6
+
+
 def test_squares_of_rows_that_float32_does_not_hold():
     X = torch.tensor([[3e30, 4e30], [0.0, 1.0]])
     assert relative_error(products.row_squares(X), X.double().square().sum(-1)) <= 1e-6

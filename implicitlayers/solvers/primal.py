@@ -17,7 +17,7 @@ from ..losses import Squared
 from ..optimality import NormalMap, NoSystem, normal_map
 from ..penalties import GroupL2, Partly
 from ..problem import Problem
-from ..products import gram, row_squares
+from ..products import column_norms, gram
 from ..score_equation import ScoreEquation, score_equation, unknown_at
 from .batch import few, pick, put
 from .result import Result
@@ -36,8 +36,6 @@ MOST_BESIDE_KRONECKER, PER_SAMPLE, LATE = 400, 2, 1e-7
 EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 32, 4, 1.5
 # Newton steps on the scores beyond those that belong to W.
 SCORE_STEPS = 2
-# Entries of X up to which all of its columns' norms are taken.
-ALL_NORMS_UP_TO = 2**20
 # A support is gathered below this share of the features.
 SHARE_TAKEN = 0.5
 
@@ -51,9 +49,9 @@ class Point(NamedTuple):
     gap: Tensor
 
 
-def point(problem: Problem, W: Tensor) -> Point:
-    """W with its certificate."""
-    Z = problem.sparse_scores(W)
+def point(problem: Problem, W: Tensor, Z: Tensor | None = None) -> Point:
+    """W with its certificate; Z = XW, where that is known."""
+    Z = problem.sparse_scores(W) if Z is None else Z
     theta = problem.loss.dual_point(Z, problem.Y)
     V = problem.correlation(theta)
     return Point(W, theta, V, problem.relative_gap(W, theta, Z, V))
@@ -119,7 +117,7 @@ class Polished(NamedTuple):
 def polish(problem: Problem, at: Point, step: Tensor, enough: Tensor) -> Polished:
     """Newton on the support where the gap is above ``enough`` (b,), until W stands still or the gap does not fall."""
     # Coefficients count by what they do to scores, whatever the units of their features.
-    unit = torch.linalg.vector_norm(problem.X, dim=-2, dtype=at.coef.dtype)[..., None]
+    unit = column_norms(problem.X)[..., None]
     return _polish(problem, at, step, unit, (at.gap < POLISH_BELOW) & (at.gap > enough), POLISH_STEPS)
 
 
@@ -243,7 +241,7 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
         nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
         return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V)
     local = _linearised(problem, chosen, at, v, step)
-    uncertainty = _uncertainty(problem, at, local, v, step, kinks.distance)
+    uncertainty = _uncertainty(problem, at, local, v, step)
     return Result(
         coef=at.coef,
         theta=theta,
@@ -258,8 +256,8 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
     )
 
 
-def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Tensor, distance: Tensor) -> Tensor:
-    """How far v may be from that of the solution, (b, m, 1), where that is much beside the ``distance``.
+def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Tensor) -> Tensor:
+    """How far v may be from that of the solution, (b, m, 1).
 
     On the support by about Newton's next step. Anywhere by τ‖x_j‖ times what θ is wrong by, in the norm weighted by s̄:
     that step, or ‖θ − θ*‖² ≤ 2L(P − D), ∂²ℓ being at most L.
@@ -272,22 +270,4 @@ def _uncertainty(problem: Problem, at: Point, local: _Local, v: Tensor, step: Te
     changed = (problem.weight[..., None] * (theta - at.theta).square()).sum((1, 2)).sqrt()
     unknown = (2 * problem.smooth_loss.smoothness() * at.gap * problem.null_objective()).sqrt()
     slope = step * (changed + unknown) * problem.weight.amax(-1).sqrt()
-    norms = _decisive_norms(problem.X, distance.amin(-1), on_support, slope)
-    return (on_support[:, None] + slope[:, None] * norms)[..., None]
-
-
-def _decisive_norms(X: Tensor, distance: Tensor, offset: Tensor, slope: Tensor) -> Tensor:
-    """‖x_j‖, (b, m), or 0 where it cannot make (offset + slope·‖x_j‖)/distance_j, (b, m), the largest of its element.
-
-    The norms of the columns of a large X take longer than a product with it; ‖X‖ bounds them in a fraction of that, and
-    the feature next to a kink tells how small is too small.
-    """
-    if X.numel() < ALL_NORMS_UP_TO:
-        return torch.linalg.vector_norm(X, dim=-2).to(slope.dtype)
-    nearest = distance.argmin(-1, keepdim=True)
-    size = X.gather(-1, nearest[:, None, :].expand(*X.shape[:-1], 1)).to(slope.dtype).norm(dim=-2)
-    largest = row_squares(X).sum(-1, keepdim=True).sqrt()
-    reach = (offset[:, None] + slope[:, None] * largest) * distance.gather(-1, nearest)
-    few = gathered(distance * (offset[:, None] + slope[:, None] * size) <= reach, SHARE_TAKEN)
-    norms = torch.linalg.vector_norm(few.take(X), dim=-2).to(slope.dtype)
-    return few.put(norms[..., None], X.shape[-1])[..., 0]
+    return (on_support[:, None] + slope[:, None] * column_norms(problem.X))[..., None]

@@ -4,7 +4,8 @@
 
 The proximal terms make the dual smooth where the ridge, or the loss's curvature, is zero or small. Few outer steps are
 needed, since they converge the faster the smaller σ and τ are (Li, Sun and Toh, 2018). Once the support stands, Newton
-on it ends the search at rounding. Gradient steps come first: on easy problems they find the support.
+on it ends the search at rounding. Gradient steps come first: on easy problems they find the support. Where the Gram
+matrix of the features is small, both are done in it (see `reduced`), and what that leaves unsolved is solved here.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from ..losses import Squared
 from ..penalties import L1, GroupL2
 from ..problem import Problem
 from ..products import row_squares
-from . import dual_newton, semismooth
+from . import dual_newton, reduced, semismooth
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
 from .gradient import descend
@@ -47,11 +48,34 @@ def search(
     ``start`` holds coefficients W (b, m, k). Newton on the support goes on to rounding, or where that is so said, to a
     gap that is ``enough`` (b,).
     """
-    step = step_length(problem)
-    limits = _Limits(tol, torch.zeros_like(tol) if enough is None else enough, max_iter)
-    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
-        return _search_entrywise(problem, start, step, limits)
-    return _search(problem, start, step, limits)
+    if not reduced.pays(problem):
+        return _search(problem, _start_of(problem, start), _limits(tol, max_iter, enough))
+    W, n_iter = coefficients(problem, start, tol, max_iter, enough)
+    return point(problem, W), n_iter
+
+
+def coefficients(
+    problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor, enough: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same without a certificate, which with the Gram matrix of the features costs as much as all else."""
+    W, limits = _start_of(problem, start), _limits(tol, max_iter, enough)
+    if not reduced.pays(problem):
+        at, n_iter = _search(problem, W, limits)
+        return at.coef, n_iter
+    W, gap, n_iter = reduced.search(problem, W, *limits)
+    todo = ((gap > tol) & (n_iter < max_iter)).nonzero().flatten()
+    if not len(todo):
+        return W, n_iter
+    rest, steps = _search(*pick((problem, W, limits._replace(max_iter=max_iter - n_iter)), todo))
+    return put((W, n_iter), todo, (rest.coef, n_iter[todo] + steps))
+
+
+def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
+    return torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
+
+
+def _limits(tol: Tensor, max_iter: Tensor, enough: Tensor | None) -> "_Limits":
+    return _Limits(tol, torch.zeros_like(tol) if enough is None else enough, max_iter)
 
 
 class _Limits(NamedTuple):
@@ -62,7 +86,15 @@ class _Limits(NamedTuple):
     max_iter: Tensor
 
 
-def _search_entrywise(problem: Problem, start: Tensor | None, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
+def _search(problem: Problem, start: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
+    """The same without the Gram matrix of all features."""
+    step = step_length(problem)
+    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
+        return _search_entrywise(problem, start, step, limits)
+    return _search_grouped(problem, start, step, limits)
+
+
+def _search_entrywise(problem: Problem, start: Tensor, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
     """The Lasso: every target is a problem of its own, and its entries are groups of one."""
     assert isinstance(problem.penalty, L1)
     k = problem.Y.shape[-1]
@@ -79,9 +111,8 @@ def _search_entrywise(problem: Problem, start: Tensor | None, step: Tensor, limi
         penalty=GroupL2(repeated(problem.penalty.l1)[:, None]),
         l2=repeated(problem.l2),
     )
-    start = None if start is None else _to_columns(start)
     half = limits._replace(tol=limits.tol / 2, enough=limits.enough / 2)
-    at, n_iter = _search(columns, start, repeated(step), _Limits(*map(repeated, half)))
+    at, n_iter = _search_grouped(columns, _to_columns(start), repeated(step), _Limits(*map(repeated, half)))
     n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
     if k == 1:
         return at, n_iter
@@ -119,10 +150,11 @@ class _State(NamedTuple):
     n_iter: Tensor
 
 
-def _search(problem: Problem, start: Tensor | None, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
+def _search_grouped(problem: Problem, start: Tensor, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
+    at, n_iter = _start(problem, start, step, limits)
+    if not ((at.gap > limits.tol) & (n_iter < limits.max_iter)).any():
+        return at, n_iter
     square = _square(problem)
-    W = torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
-    at, n_iter = _start(problem, W, step, limits)
     scale = _scale(square)
     share = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
     fixed = _Fixed(problem, None if square is problem else square, scale, step, limits)

@@ -13,14 +13,15 @@ from torch import Tensor
 from ..features import Support
 from ..penalties import L1, GroupL2, Partly, Penalty, SparseGroup
 from ..problem import Problem
-from . import proximal_point
+from . import proximal_point, reduced
 from .batch import few, pick, put
 from .primal import Point, better, point
 
-# The first set is of this size, or twice the support of the start; every further one at least twice its support.
-FIRST, GROW = 32, 2
-# From this share of the features on, all of them are taken.
-MOST = 0.4
+# The first set has at most so many features, every further one twice as many, and at least twice the support: what
+# leaves a set comes back for good in the end. A feature is nearly in use from this share of its strength on.
+FIRST, GROW, NEAR = 32, 2, 0.9
+# From this share of the features on, all of them are taken; from the second where their Gram matrix serves a set.
+MOST, MOST_REDUCED = 0.4, 0.6
 # A problem on a set is solved to this share of the gap so far, or of the gap asked for.
 REDUCTION, LAST = 0.1, 0.5
 # What is solved to this multiple of the gap asked for may be the end: Newton's method then goes on to rounding.
@@ -40,11 +41,10 @@ def pays(problem: Problem) -> bool:
 
 
 class _State(NamedTuple):
-    """The point found last, the best of all, the ``chosen`` features (b, m) and the steps so far (b,)."""
+    """The point found last, the best of all, and the steps so far (b,)."""
 
     at: Point
     best: Point
-    chosen: Tensor
     n_iter: Tensor
 
 
@@ -52,44 +52,51 @@ def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor
     """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,)."""
     W = torch.zeros_like(problem.X[:, 0, :, None] * problem.Y[:, :1, :]) if start is None else start
     at = point(problem, W)
-    found = _grow(problem, _State(at, at, problem.intercept[..., 0], torch.zeros_like(max_iter)), tol, max_iter)
+    found = _improve(problem, _State(at, at, torch.zeros_like(max_iter)), tol, max_iter, FIRST)
     return found.best, found.n_iter
 
 
-def _grow(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor) -> _State:
-    """Rounds until every element is done."""
-    at, best, chosen, n_iter = state
+def _improve(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor, size: int) -> _State:
+    """Rounds until every element is done; ``size`` is how many features the first set may have."""
+    at, best, n_iter = state
     while (live := (best.gap > tol) & (n_iter < max_iter)).any():
         if (some := few(live)) is not None:
-            state = _State(at, best, chosen, n_iter)
-            return put(state, some, _grow(*pick((problem, state, tol, max_iter), some)))
-        chosen = chosen | _to_add(problem, at, chosen)
-        if int(chosen.sum(-1).amax()) > MOST * chosen.shape[-1]:
+            state = _State(at, best, n_iter)
+            return put(state, some, _improve(*pick((problem, state, tol, max_iter), some), size))
+        chosen, size = _chosen(problem, at, size), GROW * size
+        if int(chosen.sum(-1).amax()) > (MOST_REDUCED if reduced.serves(problem) else MOST) * chosen.shape[-1]:
             at, steps = proximal_point.search(problem, best.coef, tol, torch.where(live, max_iter - n_iter, 0))
-            return _State(at, better(at, best), chosen, n_iter + steps)
+            return _State(at, better(at, best), n_iter + steps)
         features = Support.of(chosen)
         small = problem.restrict(features)
         inner = torch.where(live, torch.maximum(LAST * tol, REDUCTION * best.gap), torch.inf)
-        enough = torch.where((inner <= NEARLY * tol) | _newton_is_cheap(problem, chosen), 0.0, inner)
-        found, steps = proximal_point.search(small, features.take(at.coef.mT).mT, inner, max_iter - n_iter, enough)
-        at = point(problem, features.put(found.coef, chosen.shape[-1]))
+        enough = torch.where((inner <= NEARLY * tol) | _newton_is_cheap(small, problem), 0.0, inner)
+        W = features.take(at.coef.mT).mT
+        W, steps = proximal_point.coefficients(small, W, inner, max_iter - n_iter, enough)
+        at = point(problem, features.put(W, chosen.shape[-1]), small.scores(W))
         best, n_iter = better(at, best), n_iter + torch.where(live, steps.clamp_min(1), 0)
-    return _State(at, best, chosen, n_iter)
+    return _State(at, best, n_iter)
 
 
-def _newton_is_cheap(problem: Problem, chosen: Tensor) -> Tensor:
-    """Where a factorisation for the ``chosen`` features costs less than the product with X of a round, (b,)."""
-    n, m, k = *problem.X.shape[-2:], problem.Y.shape[-1]
-    return CUBES * (k * chosen.sum(-1)).pow(3) <= n * m * k
+def _newton_is_cheap(small: Problem, problem: Problem) -> bool:
+    """Whether Newton's method on the features of ``small`` costs less than the product with X of a round.
 
-
-def _to_add(problem: Problem, at: Point, chosen: Tensor) -> Tensor:
-    """The features (b, m) to join the set: those that a proximal-gradient step from zero would move most.
-
-    Of a feature outside the set W is zero, and the step is the prox of V.
+    In their Gram matrix a step is one factorisation where targets are problems of their own.
     """
-    size = max(FIRST, (GROW - 1) * int(chosen.sum(-1).amax()))
-    moved = problem.penalty.prox(at.V, torch.ones_like(problem.l2)).square().sum(-1)
-    moved = torch.where(chosen, 0.0, moved)
-    most, columns = moved.topk(min(size, moved.shape[-1]), dim=-1)
-    return torch.zeros_like(chosen).scatter(-1, columns, most > 0) | (at.coef != 0).any(-1)
+    n, m, k = *problem.X.shape[-2:], problem.Y.shape[-1]
+    if reduced.pays(small) and (k == 1 or isinstance(problem.penalty, L1)):
+        return True
+    return CUBES * (k * small.X.shape[-1]) ** 3 <= n * m * k
+
+
+def _chosen(problem: Problem, at: Point, size: int) -> Tensor:
+    """The features (b, m) of the next set: those in use, and as many that nearly are, the nearest first.
+
+    Of a feature outside the set W is zero, and a proximal-gradient step moves it by the prox of V.
+    """
+    used = (at.coef != 0).any(-1)
+    size = max(size, GROW * int(used.sum(-1).amax()))
+    moved = problem.penalty.prox(at.V, torch.full_like(problem.l2, NEAR)).square().sum(-1)
+    moved = torch.where(used, torch.inf, moved)
+    most, columns = moved.topk(min(size, moved.shape[-1]), dim=-1, sorted=False)
+    return torch.zeros_like(used).scatter(-1, columns, most > 0) | used | problem.intercept[..., 0]
