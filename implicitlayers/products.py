@@ -93,16 +93,18 @@ def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch
     if is_differentiated(A) or (weight is None and A.dtype == precision):
         product = (A if weight is None else A * weight[..., None, :].to(A.dtype)) @ A.mT
     else:
-        product = _sum(list(_partial_grams(A, weight, precision)))
+        product = _gram_by_parts(A, weight, precision)
     product = product.to(torch.float64)
     # Products round differently on both sides of the diagonal; an unsymmetric model stalls at gaps of 1e-7.
     return (product + product.mT) / 2
 
 
-def _partial_grams(A: Tensor, weight: Tensor | None, precision: torch.dtype) -> Iterator[Tensor]:
+def _gram_by_parts(A: Tensor, weight: Tensor | None, precision: torch.dtype) -> Tensor:
     """Part by part, so that neither a converted nor a weighted A is ever in memory as a whole."""
+    product = torch.zeros(*A.shape[:-1], A.shape[-2], dtype=precision, device=A.device)
     for at, part in _parts(A, -1, precision):
-        yield (part if weight is None else part * weight[..., None, at].to(precision)) @ part.mT
+        product += (part if weight is None else part * weight[..., None, at].to(precision)) @ part.mT
+    return product
 
 
 def known_gram(A: Tensor, value: Tensor) -> Tensor:
@@ -177,10 +179,6 @@ def _is_reverse_only(*tensors: Tensor) -> bool:
     """Neither forward mode nor a transform: inside those a custom function loses second derivatives."""
     forward = any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
     return not forward and not torch._C._are_functorch_transforms_active()
-
-
-def _sum(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
 
 def _parts(A: Tensor, dim: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

@@ -167,6 +167,17 @@ def test_few_features_take_few_steps_and_end_where_newton_does(share, monkeypatc
     assert relative_error(solution.coef, layer.solve(X, y).coef) <= 1e-5
 
 
+@pytest.mark.parametrize(("m", "share"), [(5, 0.0), (5, 0.3), (60, 0.7)])
+def test_float32_features_that_stay_as_they_are_do_not_matter(m, share, monkeypatch):
+    X, y = normal(2, 30, m, seed=2).to(torch.float32), labels(2, 30, k=3, seed=2)
+    layer = il.MulticlassSVM(0.01, il.Relative(share) if share else 0.0)
+    exact = layer(X.double(), y)
+    monkeypatch.setattr("implicitlayers.solve.WHOLE_UP_TO", 0)
+    solution = layer.solve(X, y)
+    assert solution.converged.all()
+    assert relative_error(solution.coef.double(), exact) <= 1e-5
+
+
 def test_near_ties_are_told_apart():
     """Close to the l1 at which W vanishes all margins nearly tie, and the gap alone does not tell which do."""
     X, y = normal(4, 30, 12, seed=7), labels(4, 30, k=4, seed=7)

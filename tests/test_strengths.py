@@ -264,13 +264,17 @@ def test_a_path_is_its_solutions(layer, options):
         assert (path.gap[i] <= 1e-9).all()
 
 
-@pytest.mark.parametrize("layer", [il.Lasso, il.GroupLasso, il.HuberRegression, il.LogisticRegression])
-def test_a_path_needs_no_more_iterations_than_its_solutions(layer):
-    """Each begins where the one before ended."""
+@pytest.mark.parametrize(
+    ("layer", "fewer"),
+    [(il.Lasso, False), (il.GroupLasso, False), (il.HuberRegression, True), (il.LogisticRegression, True)],
+)
+def test_a_path_needs_no_more_iterations_than_its_solutions(layer, fewer):
+    """Each begins where the one before ended; what a Gram matrix holds takes a step or two from anywhere."""
     X, Y, _ = data(layer)
     l1s = layer(l1=1.0).l1_max(X, Y).max() * torch.logspace(-0.1, -2, 20, dtype=torch.float64)
-    alone = sum(layer(l1=float(l1)).solve(X, Y).n_iter for l1 in l1s)
-    assert layer(l1=1.0).path(X, Y, l1s).n_iter.sum() <= alone.sum()
+    alone = sum(layer(l1=float(l1)).solve(X, Y).n_iter for l1 in l1s).sum()
+    path = layer(l1=1.0).path(X, Y, l1s).n_iter.sum()
+    assert path < alone if fewer else path <= alone
 
 
 def test_a_path_needs_strengths():

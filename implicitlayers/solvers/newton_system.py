@@ -94,7 +94,7 @@ class PrimalSystem:
     """
 
     def __init__(self, X: Tensor, groups: Groups, L: Tensor, D: Tensor, free: Tensor) -> None:
-        self.X, self.inverse = X, groups.inverse
+        self.X, self.inverse = X.to(L.dtype), groups.inverse
         inner = torch.where(free, 1 / torch.where(free, D, 1.0), 0.0)
         total = inner.sum(-1, keepdim=True)
         share = inner / torch.where(total > 0, total, 1.0)
