@@ -54,7 +54,8 @@ def solve(
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
     found, decided = _search(part, Lambda, few, target, limit)
-    if not differentiated and _is_large(part, found.Lambda):
+    # Where the interior point was needed the system is small, and may be singular.
+    if not differentiated and not decided.any() and _is_large(part, found.Lambda):
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found, at = finer._replace(n_iter=found.n_iter + finer.n_iter), _Point(part, finer.Lambda)
         if (found.gap <= tol).all() and not at.degenerate.any():
