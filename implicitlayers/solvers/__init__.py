@@ -9,6 +9,10 @@
 | ``working_set`` | smooth loss, a penalty that selects | systems on few features, and one product with X a round |
 | ``proximal_point`` | smooth loss, any penalty | systems on all features not zero, and products with X |
 
+Where few features are in use ``dual_newton`` hands over to an interior point (`interior`), with systems of n(k − 1) or
+S(k − 1) unknowns, whichever are fewer. The last two solve least squares on few features in their Gram matrix
+(`reduced`).
+
 `candidates` names those that solve a problem, the one that suits its shape first: that one is taken unless a layer's
 ``solver`` is another.
 """
