@@ -11,7 +11,7 @@ from implicitlayers.losses import Squared
 from implicitlayers.penalties import L1, GroupL2
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import proximal_point, reduced
-from implicitlayers.solvers.primal import point
+from implicitlayers.solvers.primal import point, searched
 
 
 def problem_of(penalty, n, m, k, ridge, seed, share=0.1):
@@ -77,6 +77,38 @@ def test_a_small_ridge_and_units_far_apart(share):
     scales = 10 ** (4 * uniform(300, seed=3) - 2)
     X, Y = normal(4, 20, 300, seed=1) * scales, normal(4, 20, 1, seed=2)
     assert il.ElasticNet(il.Relative(share), 1e-6).solve(X, Y).converged.all()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.0063])
+def test_a_gap_above_one_is_no_reason_to_stand_still(share):
+    """With features that correlate as well, sets are solved to gaps of many times P(0), in proximal steps."""
+    scales = 10 ** (4 * uniform(100, seed=3) - 2)
+    X = (0.1**0.5 * normal(4, 10, 100, seed=7) + 0.9**0.5 * normal(4, 10, 1, seed=5)) * scales
+    assert il.ElasticNet(il.Relative(share), 1e-6).solve(X, normal(4, 10, 1, seed=2)).converged.all()
+
+
+def test_what_is_left_unsolved_has_all_steps_and_a_start_of_no_higher_objective(monkeypatch):
+    problem, seen = problem_of(L1, 30, 20, 2, (0.0, 1.0, 0.0), 1), []
+    monkeypatch.setattr(reduced, "NEWTON_STEPS", 0)
+    monkeypatch.setattr(reduced, "ROUNDS", 1)
+    fallback = proximal_point._search
+    monkeypatch.setattr(proximal_point, "_search", lambda *given: seen.append(given) or fallback(*given))
+    tol, _, max_iter = limits(1e-14)
+    coef, n_iter = proximal_point.coefficients(problem, None, tol, max_iter)
+    _, start, given = seen[0]
+    assert (given.max_iter == 100).all()
+    assert (n_iter < 30).all()
+    assert (problem.objective(start) < problem.null_objective()).all()
+    assert (point(problem, coef).gap <= 1e-13).all()
+
+
+def test_newton_ends_what_rounding_leaves_where_derivatives_need_it():
+    problem = problem_of(L1, 30, 60, 1, (1.0, 1.0, 1.0), 1)
+    exact, _ = proximal_point.coefficients(problem, None, *(limits(1e-10)[i] for i in (0, 2)))
+    near = point(problem, exact * (1 + 1e-6 * uniform(3, 60, 1, seed=2)))
+    assert (near.gap > 1e-15).all()
+    found = searched(lambda *_: (near, limits(1.0)[2]), problem, None, 1e-9, 100, True)
+    assert (found.derivative_error < 1e-4).all()
 
 
 @pytest.mark.parametrize("layer", [il.Lasso, il.GroupLasso])
