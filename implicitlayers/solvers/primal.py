@@ -38,6 +38,8 @@ EXACT_UP_TO, POWER_STEPS, POWER_FACTOR = 32, 4, 1.5
 SCORE_STEPS = 2
 # A support is gathered below this share of the features.
 SHARE_TAKEN = 0.5
+# Newton's method is tried once more where derivatives are known no better than this and the gap is above rounding.
+BLURRED, ROUNDING = 1e-3, 1e-15
 
 
 class Point(NamedTuple):
@@ -225,7 +227,13 @@ def searched(
     """What ``search`` finds, certified and ready to be differentiated."""
     limits = torch.full_like(problem.l2, tol), torch.full_like(problem.l2, max_iter, dtype=torch.int64)
     at, n_iter = search(problem, start, *limits)
-    return _result(problem, at, n_iter, differentiated)
+    result = _result(problem, at, n_iter, differentiated)
+    # What is computed in a Gram matrix is as exact as its condition allows, which is the square of that of X.
+    blurred = (result.derivative_error > BLURRED) & (at.gap > ROUNDING) & (at.gap <= tol)
+    if isinstance(problem.loss, Squared) and not isinstance(result.system, NoSystem) and blurred.any():
+        at = polish(problem, at, step_length(problem), torch.where(blurred, 0.0, torch.inf)).at
+        result = _result(problem, at, n_iter, differentiated)
+    return result
 
 
 def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -> Result:

@@ -30,7 +30,7 @@ FIRST_STEPS = 40
 PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
 # The gap grows with the distance from the minimum, that of a proximal step with its square: a step ends at this share
 # of the gap's square (of the gap, above one) and at a tenth of the gap at which the step before it ended, but not below
-# what matters to the gap asked for, or rounding.
+# what matters to the gap asked for, or rounding. A gap above one says nothing of the objective, which is to be lowered.
 REDUCTION = 0.01
 # The least gap asked of a step by n×n systems, and of others, which rounding lets reach but this.
 FINEST_KRONECKER, FINEST, ROUNDING = 1e-18, 1e-16, 1e-14
@@ -63,11 +63,12 @@ def coefficients(
         at, n_iter = _search(problem, W, limits)
         return at.coef, n_iter
     W, gap, n_iter = reduced.search(problem, W, *limits)
-    todo = ((gap > tol) & (n_iter < max_iter)).nonzero().flatten()
+    todo = ((gap > tol) & (max_iter > 0)).nonzero().flatten()
     if not len(todo):
         return W, n_iter
-    rest, steps = _search(*pick((problem, W, limits._replace(max_iter=max_iter - n_iter)), todo))
-    return put((W, n_iter), todo, (rest.coef, n_iter[todo] + steps))
+    # What it has not ended was a better start, of no higher objective, and takes no steps from the search.
+    rest, steps = _search(*pick((problem, W, limits), todo))
+    return put((W, n_iter), todo, (rest.coef, steps))
 
 
 def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
@@ -187,7 +188,7 @@ def _proximal_step(fixed: _Fixed, state: _State, live: Tensor) -> _State:
     problem, W, at, share = fixed.problem, state.W, state.at, state.share
     square, kronecker = fixed.square or problem, is_kronecker(problem)
     sigma = (share * fixed.scale - problem.l2).clamp_min(0)
-    least = (REDUCTION * fixed.limits.tol.square()).clamp_min(FINEST_KRONECKER if kronecker else FINEST)
+    least = (REDUCTION * fixed.limits.tol.clamp_max(1).square()).clamp_min(FINEST_KRONECKER if kronecker else FINEST)
     inner_tol = torch.minimum(REDUCTION * at.gap * at.gap.clamp_max(1), state.accuracy).clamp_min(least)
     inner_tol = torch.where(live, inner_tol, torch.inf)
     if kronecker:
