@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..kronecker import FaceFactor, factorise_face, masked_factor
 from ..prox import project_simplex
-from .batch import few, pick, put
+from .batch import pick, put
 
 # An interior point ends when its complementarity gap is below this share of the objective's scale.
 INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
@@ -101,7 +101,8 @@ def _active_set(program: Program, best: Tensor, free: Tensor, max_iter: int, tak
         if taken >= SHORT:
             best = _lower(program, found.point, best)
         taken += 1
-        if b * k * n**3 > WORTH_PICKING and (some := few(~found.settled)) is not None:
+        if b * k * n**3 > WORTH_PICKING and found.settled.any():
+            some = (~found.settled).nonzero().flatten()
             part = _active_set(pick(program, some), best[some], wanted[some], max_iter, taken)
             return found.put(some, part)
         found, wanted = _active_set_step(program, wanted)
