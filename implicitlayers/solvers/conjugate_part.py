@@ -25,7 +25,7 @@ GATHER_BELOW, LARGEST_COPY, SMALL_SHARE = 0.9, 2**24, 0.25
 ROUNDING = 1e-13
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
-SAME_SYSTEM = {torch.float64: 1e-10, torch.float32: 1e-5}
+SAME_SYSTEM = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 class _Part:
