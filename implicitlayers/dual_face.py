@@ -208,9 +208,8 @@ def kronecker_face(problem: Problem, kernel: Tensor, M: Tensor, factor: FaceFact
     """The system of `kronecker_model` on the face of its ``factor``; ``kernel`` is XXᵀ/l2."""
     root = problem.weight.sqrt()[..., None]
     present = root > 0
-    norms = factor.blocks.square().sum((-2, -1)).amax(-1).sqrt()
     unroot = torch.where(present, 1 / torch.where(present, root, 1.0), 0.0)
-    gram, condition = kernel * problem.l2[:, None, None], M.square().sum((-2, -1)).sqrt() * norms
+    gram, condition = kernel * problem.l2[:, None, None], M.square().sum((-2, -1)).sqrt() * factor.inverses.norm()
     return KroneckerFace(gram, root, unroot, factor, ~factor.regular, condition)
 
 

@@ -15,25 +15,94 @@ from torch import Tensor
 
 from .linear import cholesky_where_it_exists
 
-# Up to so many samples an inverse per class costs less than telling how to save one. Beyond, below the first share of
-# free samples the free ones are packed; below the second share of the others, and where M is this well conditioned, the
-# inverse of the whole M is made once, and for every class less what its others take away.
-FEW_SAMPLES = 32
-PACK_BELOW, DOWNDATE_BELOW, DOWNDATE_PIVOT = 0.8, 0.4, 1e-6
+# Up to so many samples an inverse per class costs less than telling how to save one. Beyond, the inverse of the whole M
+# is made once if its pivots are above this; if not, below this share of free samples the free ones are packed.
+FEW_SAMPLES, WHOLE_PIVOT, PACK_BELOW = 32, 1e-5, 0.8
 # Inverses of blocks and of their sum multiply what rounding does: below this pivot another method is better.
 REGULAR_PIVOT = 1e-6
 
 
-class FaceFactor(NamedTuple):
-    """``blocks`` (..., k, s, s), per class the inverse of M on its free samples, whose numbers are ``samples``
-    (..., k, s); ``schur`` (..., n, n), the Cholesky factor of the sum of the inverses; ``exists`` (...), whether all of
-    them do.
+class Blocks(NamedTuple):
+    """Per class the inverse of M on its free samples: ``blocks`` (..., k, s, s), the samples' numbers being ``samples``
+    (..., k, s).
 
     Smaller blocks than others are padded with zeros, at any sample; blocks of all n samples are in order.
     """
 
     blocks: Tensor
     samples: Tensor
+
+    @property
+    def size(self) -> int:
+        """The s of the shapes."""
+        return self.samples.shape[-1]
+
+    def norm(self) -> Tensor:
+        """The largest of the inverses' Frobenius norms, (...)."""
+        return self.blocks.square().sum((-2, -1)).amax(-1).sqrt()
+
+    def resized(self, size: int, n: int) -> "Blocks":
+        """The same with blocks of a larger ``size``, of ``n`` samples at most."""
+        missing, pad = size - self.size, torch.nn.functional.pad
+        if not missing:
+            return self
+        if size < n:
+            return Blocks(pad(self.blocks, (0, missing, 0, missing)), pad(self.samples, (0, missing)))
+        across = self.samples[..., None, :].expand(self.blocks.shape)
+        rows = self.blocks.new_zeros(*self.samples.shape, n).scatter_add(-1, across, self.blocks)
+        down = self.samples[..., None].expand(*self.samples.shape, n)
+        whole = rows.new_zeros(*rows.shape[:-2], n, n).scatter_add(-2, down, rows)
+        return Blocks(whole, _in_order(whole[..., 0]))
+
+    def times(self, C: Tensor) -> Tensor:
+        """The inverses times C (..., k, n), zero off the face.
+
+        Rows from the left: in batches several times faster than columns from the right.
+        """
+        whole = self.size == C.shape[-1]
+        rows = C if whole else C.gather(-1, self.samples)
+        made = torch.bmm(rows.flatten(0, -2).unsqueeze(1), self.blocks.flatten(0, -3)).view(rows.shape)
+        return made if whole else torch.zeros_like(C).scatter_add(-1, self.samples, made)
+
+
+class Downdate(NamedTuple):
+    """Per class the inverse is N − H_cᵀH_c: ``whole`` N (..., n, n) that of M, ``half`` H (..., k, s, n), padded with
+    rows of zeros; ``inside`` (..., k, n), one where an entry is free. In a batch of faces much less to make and to read
+    than the inverses.
+    """
+
+    whole: Tensor
+    half: Tensor
+    inside: Tensor
+
+    @property
+    def size(self) -> int:
+        """The s of the shapes."""
+        return self.half.shape[-2]
+
+    def norm(self) -> Tensor:
+        """The largest of the inverses' traces, which bound their norms, (...)."""
+        taken = self.half.square().sum((-2, -1))
+        return (self.whole.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - taken).amax(-1)
+
+    def resized(self, size: int, n: int) -> "Downdate":
+        """The same with a larger ``size``."""
+        return self._replace(half=torch.nn.functional.pad(self.half, (0, 0, 0, size - self.size)))
+
+    def times(self, C: Tensor) -> Tensor:
+        """The inverses times C (..., k, n)."""
+        half, rows = self.half.flatten(0, -3), (C @ self.whole).flatten(0, -2).unsqueeze(1)
+        through = torch.bmm(C.flatten(0, -2).unsqueeze(1), half.mT)
+        # Off the face there would be rounding.
+        return torch.baddbmm(rows, through, half, alpha=-1).view(C.shape) * self.inside
+
+
+class FaceFactor(NamedTuple):
+    """The ``inverses`` of M per class; ``schur`` (..., n, n), the Cholesky factor of their sum; ``exists`` (...),
+    whether all of them do.
+    """
+
+    inverses: Blocks | Downdate
     schur: Tensor
     exists: Tensor
 
@@ -46,70 +115,43 @@ class FaceFactor(NamedTuple):
         """
         return self.exists & (_least_pivot(self.schur) > REGULAR_PIVOT)
 
-    @property
-    def inverse(self) -> Tensor:
-        """The blocks (..., k, n, n), zero off the face."""
-        if self._is_whole():
-            return self.blocks
-        n = self.schur.shape[-1]
-        across = self.samples[..., None, :].expand(self.blocks.shape)
-        rows = self.blocks.new_zeros(*self.samples.shape, n).scatter_add(-1, across, self.blocks)
-        down = self.samples[..., None].expand(*self.samples.shape, n)
-        return rows.new_zeros(*rows.shape[:-2], n, n).scatter_add(-2, down, rows)
-
     def resized(self, size: int) -> "FaceFactor":
-        """The same with blocks of a larger ``size``."""
-        missing = size - self.samples.shape[-1]
-        if not missing:
-            return self
-        if size == self.schur.shape[-1]:
-            whole = self.inverse
-            return self._replace(blocks=whole, samples=in_order(whole[..., 0]))
-        blocks = torch.nn.functional.pad(self.blocks, (0, missing, 0, missing))
-        return self._replace(blocks=blocks, samples=torch.nn.functional.pad(self.samples, (0, missing)))
+        """The same with inverses of a larger ``size``, for one of another size to take the place of some elements."""
+        return self._replace(inverses=self.inverses.resized(size, self.schur.shape[-1]))
 
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it.
-
-        Rows from the left: in batches several times faster than columns from the right.
-        """
-        blocks = self.blocks.flatten(0, -3)
-        unconstrained = torch.bmm(self._packed(C), blocks)
-        rhs = self._unpacked(unconstrained, C).sum(-2, keepdim=True)
+        """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it."""
+        unconstrained = self.inverses.times(C)
+        rhs = unconstrained.sum(-2, keepdim=True)
         multiplier = torch.cholesky_solve((rhs if total is None else rhs + total).mT, self.schur).mT
-        point = torch.baddbmm(unconstrained, self._packed(multiplier.expand_as(C)), blocks, beta=-1)
-        return self._unpacked(point, C), multiplier
-
-    def _packed(self, C: Tensor) -> Tensor:
-        """The free entries of C (..., k, n), as rows (k', 1, s)."""
-        rows = C if self._is_whole() else C.gather(-1, self.samples)
-        return rows.flatten(0, -2).unsqueeze(1)
-
-    def _unpacked(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Back to the shape of C; zero off the face."""
-        if self._is_whole():
-            return rows.view(like.shape)
-        return torch.zeros_like(like).scatter_add(-1, self.samples, rows.view(self.samples.shape))
-
-    def _is_whole(self) -> bool:
-        return self.samples.shape[-1] == self.schur.shape[-1]
+        # Not the inverses times the difference: columns would miss their totals by what rounding does to that product.
+        return self.inverses.times(multiplier.expand_as(C)) - unconstrained, multiplier
 
 
-def in_order(like: Tensor) -> Tensor:
+def _in_order(like: Tensor) -> Tensor:
     """The numbers (..., k, n) of all samples, in the shape of ``like``."""
     return torch.arange(like.shape[-1], device=like.device).expand(like.shape)
 
 
-def factorise_face(M: Tensor, free: Tensor) -> FaceFactor:
-    """Factor M (b, n, n) on the entries that are ``free`` (b, k, n), at least one per column."""
+def invert_whole(M: Tensor) -> Tensor:
+    """What all faces of M (b, n, n) share, its inverse; empty (b, 0, 0) where that is of no use."""
+    if M.shape[-1] > FEW_SAMPLES:
+        inverse, lower, exists = _inverse(M)
+        if (exists & (_least_pivot(lower) > WHOLE_PIVOT)).all():
+            return inverse
+    return M[:, :0, :0]
+
+
+def factorise_face(M: Tensor, free: Tensor, whole: Tensor | None = None) -> FaceFactor:
+    """Factor M (b, n, n) on the entries that are ``free`` (b, k, n), at least one per column.
+
+    ``whole`` is `invert_whole` of M, where several faces are asked for.
+    """
     n = free.shape[-1]
     if n > FEW_SAMPLES:
         fewest, most = (int(count) for count in free.sum(-1).aminmax())
-        if n - fewest <= DOWNDATE_BELOW * n:
-            whole, lower, exists = _inverse(M)
-            if (exists & (_least_pivot(lower) > DOWNDATE_PIVOT)).all():
-                inverse = _downdated(whole, free, n - fewest)
-                return _with_schur(inverse, in_order(free), exists, inverse.sum(1))
+        if whole is not None and whole.shape[-1]:
+            return _downdated(whole, free, n - fewest)
         # No entry at all is free where Λ has overflowed; the face is then singular.
         if 0 < most <= PACK_BELOW * n:
             return _packed(M, free, most)
@@ -130,12 +172,12 @@ def masked_factor(M: Tensor, free: Tensor, diagonal: Tensor | None = None, pinne
     total = inverse.sum(1)
     if pinned is not None:
         total.diagonal(dim1=-2, dim2=-1).add_(pinned.to(M.dtype))
-    return _with_schur(inverse, in_order(free), exists.all(-1), total)
+    return _with_schur(Blocks(inverse, _in_order(free)), total, exists)
 
 
-def _with_schur(blocks: Tensor, samples: Tensor, exist: Tensor, total: Tensor) -> FaceFactor:
+def _with_schur(inverses: Blocks | Downdate, total: Tensor, exist: Tensor) -> FaceFactor:
     schur, last = cholesky_where_it_exists(total)
-    return FaceFactor(blocks, samples, schur, exist & last)
+    return FaceFactor(inverses, schur, exist.all(-1) & last)
 
 
 def _inverse(M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,22 +203,19 @@ def _packed(M: Tensor, free: Tensor, size: int) -> FaceFactor:
     inverse, _, exists = _inverse(blocks)
     inverse.diagonal(dim1=-2, dim2=-1).sub_(1 - mask)
     total = M.new_zeros(b, n * n).scatter_add_(1, place.view(b, -1), inverse.mT.reshape(b, -1)).view(b, n, n)
-    return _with_schur(inverse, index, exists.all(-1), total)
+    return _with_schur(Blocks(inverse, index), total, exists)
 
 
-def _downdated(whole: Tensor, free: Tensor, size: int) -> Tensor:
-    """N − N_·C N_CC⁻¹ N_C·, N the inverse of M and C the samples that are not free, at most ``size``."""
+def _downdated(whole: Tensor, free: Tensor, size: int) -> FaceFactor:
+    """By N − N_·C N_CC⁻¹ N_C·, N the inverse of M and C the samples that are not free, at most ``size``."""
     b, k, n = free.shape
-    if not size:
-        return whole[:, None].expand(b, k, n, n)
     real, index = (~free).to(torch.uint8).topk(size, dim=-1)
     mask = real.to(whole.dtype)
-    wide, square = index[..., None].expand(b, k, size, n), index[..., None, :].expand(b, k, size, size)
-    rows = whole[:, None].expand(b, k, n, n).gather(2, wide) * mask[..., None]
-    corner = rows.gather(3, square) * mask[..., None, :]
+    rows = whole[:, None].expand(b, k, n, n).gather(2, index[..., None].expand(b, k, size, n)) * mask[..., None]
+    corner = rows.gather(3, index[..., None, :].expand(b, k, size, size)) * mask[..., None, :]
     corner.diagonal(dim1=-2, dim2=-1).add_(1 - mask)
-    half = torch.linalg.solve_triangular(cholesky_where_it_exists(corner)[0], rows, upper=False)
-    inside = free.to(whole.dtype)
-    return torch.baddbmm(
-        whole[:, None].expand(b, k, n, n).reshape(b * k, n, n), half.flatten(0, 1).mT, half.flatten(0, 1), alpha=-1
-    ).view(b, k, n, n) * (inside[..., None] * inside[..., None, :])
+    lower, exists = cholesky_where_it_exists(corner)
+    half = torch.linalg.solve_triangular(lower, rows, upper=False)
+    stacked = half.flatten(1, 2)
+    total = torch.baddbmm(whole, stacked.mT, stacked, beta=k, alpha=-1)
+    return _with_schur(Downdate(whole, half, free.to(whole.dtype)), total, exists)

@@ -10,7 +10,7 @@ from torch.func import jacrev
 import implicitlayers as il
 from implicitlayers import dual_face, kronecker
 from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
-from implicitlayers.kronecker import factorise_face
+from implicitlayers.kronecker import factorise_face, invert_whole
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import conjugate_part, continuation, dual_newton, simplex_qp
@@ -42,7 +42,7 @@ def factorised(M, free, few=0):
     """The factor, by the ways of more samples than ``few``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kronecker, "FEW_SAMPLES", few)
-        return factorise_face(M, free)
+        return factorise_face(M, free, invert_whole(M))
 
 
 # The shares make every branch: all free, nearly all (an inverse less what is not), few (packed), and between.
@@ -87,28 +87,39 @@ def test_what_little_is_left_of_a_sample_is_told(seed, share, few):
     assert factorised(M, free, few).regular.all()
 
 
-def test_downdated_and_packed_inverses_agree(monkeypatch):
-    M, free = face(1, 2, 3, 12, 0.7)
-    assert free.sum(-1).amax() < 12
-    found = []
-    monkeypatch.setattr(kronecker, "FEW_SAMPLES", 0)
-    for pack, downdate in ((0.0, 0.0), (0.99, 0.0), (0.0, 1.1)):
-        monkeypatch.setattr(kronecker, "PACK_BELOW", pack)
-        monkeypatch.setattr(kronecker, "DOWNDATE_BELOW", downdate)
-        found.append(factorise_face(M, free).inverse)
-    assert relative_error(found[1], found[0]) <= 1e-10
-    assert relative_error(found[2], found[0]) <= 1e-10
+def ways(M, free):
+    """The factor without packing, packed, and by what is taken away from the whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kronecker, "FEW_SAMPLES", 0)
+        patch.setattr(kronecker, "PACK_BELOW", 0.99)
+        factors = kronecker.masked_factor(M, free), factorise_face(M, free), factorise_face(M, free, invert_whole(M))
+    masked, packed, downdated = (factor.inverses for factor in factors)
+    assert masked.size > packed.size
+    assert isinstance(downdated, kronecker.Downdate)
+    return factors
+
+
+@given(st.integers(0, 1000))
+def test_all_ways_agree(seed):
+    M, free = face(seed, 2, 3, 12, 0.5)
+    C = torch.randn(2, 3, 12, dtype=torch.float64)
+    masked, *others = ways(M, free)
+    for factor in others:
+        assert relative_error(factor.inverses.times(C), masked.inverses.times(C)) <= 1e-10
+        assert not factor.inverses.times(C)[~free].any()
+        # A trace bounds the norm, by no more than the root of what it counts.
+        assert (factor.inverses.norm() >= masked.inverses.norm() * (1 - 1e-10)).all()
+        assert (factor.inverses.norm() <= masked.inverses.norm() * 12**0.5).all()
 
 
 @given(st.integers(0, 1000), st.integers(1, 12))
-def test_blocks_are_padded_up_to_the_whole(seed, size):
+def test_inverses_are_padded(seed, size):
     M, free = face(seed, 2, 3, 12, 0.3)
     C = torch.randn(2, 3, 12, dtype=torch.float64)
-    factor = factorised(M, free)
-    larger = factor.resized(max(size, factor.samples.shape[-1]))
-    assert larger.blocks.shape[-1] == larger.samples.shape[-1] == max(size, factor.samples.shape[-1])
-    assert relative_error(larger.solve(C)[0], factor.solve(C)[0]) <= 1e-12
-    assert relative_error(larger.inverse, factor.inverse) <= 1e-12
+    for factor in ways(M, free):
+        larger = factor.resized(max(size, factor.inverses.size))
+        assert larger.inverses.size == max(size, factor.inverses.size)
+        assert relative_error(larger.solve(C)[0], factor.solve(C)[0]) <= 1e-12
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -232,7 +243,7 @@ def test_a_face_without_any_free_entry_is_singular():
     M = torch.eye(4, dtype=torch.float64).expand(1, 4, 4)
     factor = factorise_face(M, torch.zeros(1, 3, 4, dtype=torch.bool))
     assert not factor.regular.any()
-    assert factor.inverse.isfinite().all()
+    assert factor.inverses.times(torch.ones(1, 3, 4, dtype=torch.float64)).isfinite().all()
 
 
 @given(st.integers(0, 1000), st.floats(0, 1.5), st.sampled_from([0.0, 0.5]))

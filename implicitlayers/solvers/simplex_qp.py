@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kronecker import FaceFactor, factorise_face, masked_factor
+from ..kronecker import FaceFactor, factorise_face, invert_whole, masked_factor
 from ..prox import project_simplex
 from .batch import pick, put
 
@@ -29,13 +29,14 @@ SHORT = 2
 
 
 class Program(NamedTuple):
-    """``M`` (b, n, n), ``C`` (b, k, n), ``total`` (b, 1, n) ≥ 0; entries of L that may be positive are ``open``
-    (b, k, n), and in columns of total 0 one entry is ``pinned``, all others are closed.
+    """``M`` (b, n, n), what its faces share as ``whole``, ``C`` (b, k, n), ``total`` (b, 1, n) ≥ 0; entries of L that
+    may be positive are ``open`` (b, k, n), and in columns of total 0 one entry is ``pinned``, all others are closed.
 
     Rounding: what is at most ``least`` (b, 1, n) is zero, and so is a slope up to ``flat`` (b, 1, 1).
     """
 
     M: Tensor
+    whole: Tensor
     C: Tensor
     total: Tensor
     open: Tensor
@@ -48,7 +49,8 @@ class Program(NamedTuple):
         """With entries ``allowed`` (b, k, n)."""
         some = total > 0
         pinned = allowed & ~some & (allowed.cumsum(1) == 1)
-        return cls(M, C, total, allowed & some, pinned, 1e-14 * total, 1e-12 * C.abs().amax((1, 2), keepdim=True))
+        least, flat = 1e-14 * total, 1e-12 * C.abs().amax((1, 2), keepdim=True)
+        return cls(M, invert_whole(M), C, total, allowed & some, pinned, least, flat)
 
     def value(self, L: Tensor) -> Tensor:
         """The objective, (b,)."""
@@ -72,7 +74,7 @@ class FaceMinimum(NamedTuple):
 
     def put(self, index: Tensor, part: "FaceMinimum") -> "FaceMinimum":
         """The same with some elements replaced."""
-        size = max(self.factor.samples.shape[-1], part.factor.samples.shape[-1])
+        size = max(found.factor.inverses.size for found in (self, part))
         mine, other = (found._replace(factor=found.factor.resized(size)) for found in (self, part))
         return put(mine, index, other)
 
@@ -120,7 +122,7 @@ def _lower(program: Program, point: Tensor, best: Tensor) -> Tensor:
 
 def _active_set_step(program: Program, free: Tensor) -> tuple[FaceMinimum, Tensor]:
     """The minimiser on a face, and the face its signs ask for: positive entries, and those of negative slope."""
-    factor = factorise_face(program.M, free)
+    factor = factorise_face(program.M, free, program.whole)
     point, multiplier = factor.solve(program.C, program.total)
     slope = torch.baddbmm(program.C, point, program.M) - multiplier
     wanted = program.faces(torch.where(free, point > program.least, slope < -program.flat))
@@ -133,7 +135,7 @@ def _interior_point(program: Program) -> tuple[Tensor, Tensor]:
 
     Stationarity LM + C − 1θᵀ = S ≥ 0 and ΣL = total hold in every step; complementarity L∘S → 0 is what is driven.
     """
-    M, C, total, free = program[:4]
+    M, C, total, free = program.M, program.C, program.total, program.open
     mask = free.to(M.dtype)
     entries = mask.sum((1, 2), keepdim=True).clamp_min(1)
     L = torch.where(free, total / mask.sum(1, keepdim=True).clamp_min(1), 0.0)
