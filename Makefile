@@ -13,7 +13,7 @@ demo: $(VENV)/.models  ## meta-train the sparse few-shot learner on Glyphs; tabl
 	$(BIN)/python -m implicitlayers.models.demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=json:.coverage.json
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tests/coverage_floors.py .coverage.json
 
 test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
