@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .linear import cholesky_where_it_exists
 
-# Up to so many samples an inverse per class costs less than telling how to save one. Beyond, the inverse of the whole M
-# is made once if its pivots are above this; if not, below this share of free samples the free ones are packed.
-FEW_SAMPLES, WHOLE_PIVOT, PACK_BELOW = 32, 1e-5, 0.8
+# Up to so many samples an inverse per class costs less than telling how to save one. Beyond, below the first share of
+# samples that are not free, what these take away from the inverse of the whole M is least work, if its pivots are above
+# this; else, below the second share of free samples, those are packed.
+FEW_SAMPLES, DOWNDATE_BELOW, WHOLE_PIVOT, PACK_BELOW = 32, 0.4, 1e-5, 0.8
 # Inverses of blocks and of their sum multiply what rounding does: below this pivot another method is better.
 REGULAR_PIVOT = 1e-6
 
@@ -89,6 +90,11 @@ class Downdate(NamedTuple):
         """The same with a larger ``size``."""
         return self._replace(half=torch.nn.functional.pad(self.half, (0, 0, 0, size - self.size)))
 
+    def explicit(self) -> Blocks:
+        """The inverses themselves."""
+        inside = self.inside[..., None] * self.inside[..., None, :]
+        return Blocks((self.whole.unsqueeze(-3) - self.half.mT @ self.half) * inside, _in_order(self.inside))
+
     def times(self, C: Tensor) -> Tensor:
         """The inverses times C (..., k, n)."""
         half, rows = self.half.flatten(0, -3), (C @ self.whole).flatten(0, -2).unsqueeze(1)
@@ -115,10 +121,6 @@ class FaceFactor(NamedTuple):
         """
         return self.exists & (_least_pivot(self.schur) > REGULAR_PIVOT)
 
-    def resized(self, size: int) -> "FaceFactor":
-        """The same with inverses of a larger ``size``, for one of another size to take the place of some elements."""
-        return self._replace(inverses=self.inverses.resized(size, self.schur.shape[-1]))
-
     def solve(self, C: Tensor, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The minimiser on the face, and its multipliers (..., 1, n); ``total`` None is zero: a step within it."""
         unconstrained = self.inverses.times(C)
@@ -128,14 +130,24 @@ class FaceFactor(NamedTuple):
         return self.inverses.times(multiplier.expand_as(C)) - unconstrained, multiplier
 
 
+def alike(first: FaceFactor, second: FaceFactor) -> tuple[FaceFactor, FaceFactor]:
+    """The two in one form and size, so that elements of one can take the place of those of the other."""
+    one, other = first.inverses, second.inverses
+    if type(one) is not type(other):
+        one, other = (each.explicit() if isinstance(each, Downdate) else each for each in (one, other))
+    size, n = max(one.size, other.size), first.schur.shape[-1]
+    return first._replace(inverses=one.resized(size, n)), second._replace(inverses=other.resized(size, n))
+
+
 def _in_order(like: Tensor) -> Tensor:
     """The numbers (..., k, n) of all samples, in the shape of ``like``."""
     return torch.arange(like.shape[-1], device=like.device).expand(like.shape)
 
 
-def invert_whole(M: Tensor) -> Tensor:
-    """What all faces of M (b, n, n) share, its inverse; empty (b, 0, 0) where that is of no use."""
-    if M.shape[-1] > FEW_SAMPLES:
+def invert_whole(M: Tensor, free: Tensor) -> Tensor:
+    """What faces of M (b, n, n) share, its inverse; empty (b, 0, 0) where that is of no use for one like ``free``."""
+    n = free.shape[-1]
+    if n > FEW_SAMPLES and n - int(free.sum(-1).amin()) <= DOWNDATE_BELOW * n:
         inverse, lower, exists = _inverse(M)
         if (exists & (_least_pivot(lower) > WHOLE_PIVOT)).all():
             return inverse
@@ -145,12 +157,13 @@ def invert_whole(M: Tensor) -> Tensor:
 def factorise_face(M: Tensor, free: Tensor, whole: Tensor | None = None) -> FaceFactor:
     """Factor M (b, n, n) on the entries that are ``free`` (b, k, n), at least one per column.
 
-    ``whole`` is `invert_whole` of M, where several faces are asked for.
+    ``whole`` is `invert_whole` of M; None makes that here.
     """
     n = free.shape[-1]
     if n > FEW_SAMPLES:
+        whole = invert_whole(M, free) if whole is None else whole
         fewest, most = (int(count) for count in free.sum(-1).aminmax())
-        if whole is not None and whole.shape[-1]:
+        if whole.shape[-1] and n - fewest <= DOWNDATE_BELOW * n:
             return _downdated(whole, free, n - fewest)
         # No entry at all is free where Λ has overflowed; the face is then singular.
         if 0 < most <= PACK_BELOW * n:

@@ -4,17 +4,18 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from helpers import labels, normal, one_hot, relative_error
-from hypothesis import given
+from hypothesis import assume, given
 from torch.func import jacrev
 
 import implicitlayers as il
 from implicitlayers import dual_face, kronecker
 from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
-from implicitlayers.kronecker import factorise_face, invert_whole
+from implicitlayers.kronecker import alike, factorise_face
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import conjugate_part, continuation, dual_newton, simplex_qp
 from implicitlayers.solvers import hinge as solver
+from implicitlayers.solvers.batch import pick, put
 
 
 def face(seed, b, k, n, share):
@@ -42,7 +43,7 @@ def factorised(M, free, few=0):
     """The factor, by the ways of more samples than ``few``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kronecker, "FEW_SAMPLES", few)
-        return factorise_face(M, free, invert_whole(M))
+        return factorise_face(M, free)
 
 
 # The shares make every branch: all free, nearly all (an inverse less what is not), few (packed), and between.
@@ -89,14 +90,16 @@ def test_what_little_is_left_of_a_sample_is_told(seed, share, few):
 
 def ways(M, free):
     """The factor without packing, packed, and by what is taken away from the whole."""
+    assume(not free.all(-1).any())
+    masked, nothing = kronecker.masked_factor(M, free), M[:, :0, :0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kronecker, "FEW_SAMPLES", 0)
         patch.setattr(kronecker, "PACK_BELOW", 0.99)
-        factors = kronecker.masked_factor(M, free), factorise_face(M, free), factorise_face(M, free, invert_whole(M))
-    masked, packed, downdated = (factor.inverses for factor in factors)
-    assert masked.size > packed.size
-    assert isinstance(downdated, kronecker.Downdate)
-    return factors
+        patch.setattr(kronecker, "DOWNDATE_BELOW", 1.0)
+        packed, downdated = factorise_face(M, free, nothing), factorise_face(M, free)
+    assert masked.inverses.size > packed.inverses.size
+    assert isinstance(downdated.inverses, kronecker.Downdate)
+    return masked, packed, downdated
 
 
 @given(st.integers(0, 1000))
@@ -112,14 +115,19 @@ def test_all_ways_agree(seed):
         assert (factor.inverses.norm() <= masked.inverses.norm() * 12**0.5).all()
 
 
-@given(st.integers(0, 1000), st.integers(1, 12))
-def test_inverses_are_padded(seed, size):
-    M, free = face(seed, 2, 3, 12, 0.3)
-    C = torch.randn(2, 3, 12, dtype=torch.float64)
-    for factor in ways(M, free):
-        larger = factor.resized(max(size, factor.inverses.size))
-        assert larger.inverses.size == max(size, factor.inverses.size)
-        assert relative_error(larger.solve(C)[0], factor.solve(C)[0]) <= 1e-12
+@given(st.integers(0, 1000))
+def test_factors_take_each_others_places(seed):
+    """Of any form, and on faces of any size."""
+    M, free = face(seed, 4, 3, 12, 0.4)
+    C = torch.randn(4, 3, 12, dtype=torch.float64)
+    index = torch.tensor([1])
+    expected = kronecker.masked_factor(M, free).solve(C)[0]
+    for first in ways(M[:2], free[:2]):
+        for second in ways(M[2:], free[2:]):
+            one, other = alike(first, second)
+            mixed = put(one, index, pick(other, index))
+            assert relative_error(mixed.solve(C[[0, 3]])[0], expected[[0, 3]]) <= 1e-9
+            assert not mixed.inverses.times(C[[0, 3]])[~free[[0, 3]]].any()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -205,7 +213,7 @@ def test_an_active_set_ends_alike_with_all_elements_or_without_those_that_are_do
     A = torch.randn(b, n, 2 * n, generator=generator, dtype=torch.float64)
     C = torch.randn(b, k, n, generator=generator, dtype=torch.float64) * 3 * n**0.5
     total, allowed = torch.full((b, 1, n), 0.3, dtype=torch.float64), torch.ones(b, k, n, dtype=torch.bool)
-    program, start = simplex_qp.Program.of(A @ A.mT, C, total, allowed), total / k * allowed
+    program, start = simplex_qp.Program.of(A @ A.mT, C, total, allowed, allowed), total / k * allowed
     found = []
     for worth in (0, 2**60):
         with pytest.MonkeyPatch.context() as patch:

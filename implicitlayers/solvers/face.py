@@ -82,7 +82,7 @@ def simplex_face(
 ) -> SimplexFace:
     """Solve the model over simplices of sizes √s̄, from the feasible ``Lambda``; ``free`` guesses the face."""
     root = weight.sqrt()[:, None, :]
-    program = simplex_qp.Program.of(M, C.mT, root, allowed.expand_as(Lambda).mT)
+    program = simplex_qp.Program.of(M, C.mT, root, allowed.expand_as(Lambda).mT, free.mT)
     return SimplexFace(simplex_qp.minimise(program, root * Lambda.mT, free.mT, max_iter))
 
 

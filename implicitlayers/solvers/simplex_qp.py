@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kronecker import FaceFactor, factorise_face, invert_whole, masked_factor
+from ..kronecker import FaceFactor, alike, factorise_face, invert_whole, masked_factor
 from ..prox import project_simplex
 from .batch import pick, put
 
@@ -24,7 +24,7 @@ INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
 
 # Elements leave the batch from so many products b·k·n³ on: fewer cost less than picking elements does.
 WORTH_PICKING = 2**22
-# Steps of a search that is short.
+# Points of a search that is short: those before this one are not worth keeping.
 SHORT = 2
 
 
@@ -45,12 +45,12 @@ class Program(NamedTuple):
     flat: Tensor
 
     @classmethod
-    def of(cls, M: Tensor, C: Tensor, total: Tensor, allowed: Tensor) -> "Program":
-        """With entries ``allowed`` (b, k, n)."""
+    def of(cls, M: Tensor, C: Tensor, total: Tensor, allowed: Tensor, free: Tensor) -> "Program":
+        """With entries ``allowed`` (b, k, n), of which about those ``free`` will be positive."""
         some = total > 0
         pinned = allowed & ~some & (allowed.cumsum(1) == 1)
         least, flat = 1e-14 * total, 1e-12 * C.abs().amax((1, 2), keepdim=True)
-        return cls(M, invert_whole(M), C, total, allowed & some, pinned, least, flat)
+        return cls(M, invert_whole(M, free), C, total, allowed & some, pinned, least, flat)
 
     def value(self, L: Tensor) -> Tensor:
         """The objective, (b,)."""
@@ -74,9 +74,8 @@ class FaceMinimum(NamedTuple):
 
     def put(self, index: Tensor, part: "FaceMinimum") -> "FaceMinimum":
         """The same with some elements replaced."""
-        size = max(found.factor.inverses.size for found in (self, part))
-        mine, other = (found._replace(factor=found.factor.resized(size)) for found in (self, part))
-        return put(mine, index, other)
+        mine, other = alike(self.factor, part.factor)
+        return put(self._replace(factor=mine), index, part._replace(factor=other))
 
 
 def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> FaceMinimum:
@@ -92,25 +91,29 @@ def minimise(program: Program, start: Tensor, free: Tensor, max_iter: int) -> Fa
     return found
 
 
-def _active_set(program: Program, best: Tensor, free: Tensor, max_iter: int, taken: int = 1) -> FaceMinimum:
+def _active_set(
+    program: Program, start: Tensor, free: Tensor, max_iter: int, seen: tuple[Tensor, ...] = ()
+) -> FaceMinimum:
     """From the face ``free`` until it repeats itself; elements leave the batch as theirs does.
 
-    Where it does not, it may cycle: of a search that is not short the ``best`` feasible point is kept.
+    Where it does not, it may cycle: the best feasible point is kept, of the ``start`` and what was ``seen`` of a search
+    that is not short.
     """
     found, wanted = _active_set_step(program, free)
+    seen = (*seen, found.point)
     b, k, n = free.shape
-    while taken < max_iter and not found.settled.all():
-        if taken >= SHORT:
-            best = _lower(program, found.point, best)
-        taken += 1
+    while len(seen) < max_iter and not found.settled.all():
         if b * k * n**3 > WORTH_PICKING and found.settled.any():
             some = (~found.settled).nonzero().flatten()
-            part = _active_set(pick(program, some), best[some], wanted[some], max_iter, taken)
+            part = _active_set(pick(program, some), start[some], wanted[some], max_iter, pick(seen, some))
             return found.put(some, part)
         found, wanted = _active_set_step(program, wanted)
+        seen = (*seen, found.point)
     if not found.settled.all():
-        lower = _lower(program, found.point, best)
-        found = found._replace(feasible=torch.where(found.settled[:, None, None], found.point, lower))
+        best = start
+        for point in seen[min(len(seen), SHORT) - 1 :]:
+            best = _lower(program, point, best)
+        found = found._replace(feasible=torch.where(found.settled[:, None, None], found.point, best))
     return found
 
 
