@@ -72,6 +72,10 @@ class Box(NamedTuple):
         """Itself."""
         return self
 
+    def by_target(self) -> "Box":
+        """Itself."""
+        return self
+
 
 class ColumnSimplex(NamedTuple):
     """Every target's coefficients are ≥ 0 and sum to ``total`` (...), > 0; zero where not ``allowed`` (..., m)."""
@@ -122,6 +126,10 @@ class ColumnSimplex(NamedTuple):
         """On these features: those left out are zero."""
         return ColumnSimplex(self.total, taken(self.allowed, features))
 
+    def by_target(self) -> "ColumnSimplex":
+        """Itself."""
+        return self
+
 
 class Cardinality(NamedTuple):
     """At most ``size`` rows: 0 if there are no more, else ∞; ``size`` is an integer tensor (...).
@@ -163,3 +171,7 @@ class Cardinality(NamedTuple):
     def take(self, features: Features) -> "Cardinality":
         """Itself."""
         return self
+
+    def by_target(self) -> None:
+        """A feature serves all targets or none."""
+        return

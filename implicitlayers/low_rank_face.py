@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from .dual_face import attach_dual, bends
+from .kernel import block_gram
 from .linear import EIGENVALUE_CUTOFF
 from .problem import Problem
 from .products import product, transposed_product
-
-# Entries of the blocks of samples that are in memory at a time.
-CHUNK = 2**22
 
 
 class LowRankFace(NamedTuple):
@@ -107,13 +105,8 @@ def _gram(face: LowRankFace, problem: Problem) -> Tensor:
     b, S, c = len(X), X.shape[-1], Q.shape[-1]
     count = free.sum(-1, keepdim=True)
     share = free / torch.where(count > 0, count, 1.0)
-    G = free.new_zeros(b, S, c, S, c)
-    size = max(1, CHUNK // max(1, b * S * c * c))
-    for x, f, p, w in zip(*(t.split(size, 1) for t in (X, free, share, problem.weight)), strict=True):
-        P = Q.mT @ (f.diag_embed() - f[..., None] * p[..., None, :]) @ Q * w[..., None, None]
-        x = x.to(free.dtype)
-        spread = x[:, :, None, :, None] * P[:, :, :, None, :]
-        G += (x.mT @ spread.flatten(2)).view(b, S, c, S, c)
+    P = Q.mT @ (free.diag_embed() - free[..., None] * share[..., None, :]) @ Q
+    G = block_gram(X, problem.weight[..., None, None] * P)
     G = _rooted(_rooted(G.reshape(b, S, c, S * c), face, Q).reshape(b, S * c, S, c).movedim(1, -1), face, Q)
     G = G.flatten(1, 2)
     return (G + G.mT) / 2

@@ -41,6 +41,9 @@ class Penalty(Protocol):
     def take(self, features: Features) -> "Penalty":
         """The penalty on some of the features."""
 
+    def by_target(self) -> "Penalty | None":
+        """The penalty on one target, of which there is one per target, or None where targets share features."""
+
 
 class Kinks(NamedTuple):
     """The ``distance`` of entries or groups from a kink of prox, infinite where there is none, and the ``scale`` that
@@ -94,6 +97,10 @@ class NoPenalty(NamedTuple):
         """Itself."""
         return self
 
+    def by_target(self) -> "NoPenalty":
+        """Itself."""
+        return self
+
 
 class L1(NamedTuple):
     """Ω(W) = Σ_jc l1·|W_jc| (Tibshirani, 1996)."""
@@ -131,6 +138,10 @@ class L1(NamedTuple):
     def take(self, features: Features) -> "L1":
         """Itself."""
         return self
+
+    def by_target(self) -> "GroupL2":
+        """The entries of one target are groups of one."""
+        return GroupL2(self.l1[..., None])
 
 
 class GroupL2(NamedTuple):
@@ -183,6 +194,10 @@ class GroupL2(NamedTuple):
     def take(self, features: Features) -> "GroupL2":
         """With the weights of these features."""
         return GroupL2(taken(self.l1, features))
+
+    def by_target(self) -> None:
+        """A feature serves all targets or none."""
+        return
 
 
 class SparseGroup(NamedTuple):
@@ -290,6 +305,10 @@ class SparseGroup(NamedTuple):
             group = (group[..., :, None] == group[..., None, :]).to(torch.uint8).argmax(-1)
         return SparseGroup(self.l1, group_l1, group)
 
+    def by_target(self) -> None:
+        """A group serves all targets or none."""
+        return
+
     def _sum(self, x: Tensor) -> Tensor:
         """Sums over groups, handed to each of their features; x (..., m)."""
         group = self.group.expand_as(x)
@@ -337,6 +356,11 @@ class Partly(NamedTuple):
     def take(self, features: Features) -> "Partly":
         """On these features."""
         return Partly(self.penalty.take(features), taken(self.penalised, features))
+
+    def by_target(self) -> "Partly | None":
+        """With an intercept for each target."""
+        penalty = self.penalty.by_target()
+        return None if penalty is None else Partly(penalty, self.penalised)
 
 
 def row_norm(V: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .finite import finite_elements, zeroed
 from .optimality import System
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
+from .solvers import clock
 from .solvers.result import Result
 
 # Entries of X, over the batch, up to which it is converted to float64 as a whole.
@@ -29,6 +30,7 @@ class Options(NamedTuple):
     on_fail: OnFail
     derivative_order: int
     solver: str | None
+    time_limit: float | None
     name: str
 
     def tolerance(self, dtype: torch.dtype) -> float:
@@ -96,7 +98,8 @@ def _solve_opaquely(
     precision = torch.float64 if dtype == torch.float64 else torch.float32
     assert options.solver is not None
     limits = solvers.Limits(tol, options.max_iter, precision, differentiated)
-    result = solvers.solve(clean, start, options.solver, limits)
+    with clock.limited(options.time_limit):
+        result = solvers.solve(clean, start, options.solver, limits)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
     gap, objective, bound = _certified(clean, coef.to(torch.float64), result)

@@ -50,6 +50,8 @@ class ArgminLayer(nn.Module):
         derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
         solver: the algorithm by its name in `implicitlayers.solvers`; None: the one that suits the problem's shape.
             ``Solution.solver`` tells which one it was.
+        time_limit: seconds after which the search for a batch ends, with what was found, its gap, and ITERATION_LIMIT
+            where that is above ``tol``; None: none. The certificate, and what derivatives need, are made after it.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class ArgminLayer(nn.Module):
         on_fail: OnFail = "warn",
         derivative_order: int = 2,
         solver: str | None = None,
+        time_limit: float | None = None,
     ) -> None:
         super().__init__()
-        validation.options(tol, max_iter, on_fail, derivative_order)
-        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, type(self).__name__)
+        validation.options(tol, max_iter, on_fail, derivative_order, time_limit)
+        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, time_limit, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
         self._allowed: dict[str, Range] = {}

@@ -7,7 +7,6 @@ of length 1/L there moves λᵢ by (∂ℓ*ᵢ − zᵢ)/L, whatever its weight.
 (Beck and Teboulle, 2009; O'Donoghue and Candès, 2015).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -15,25 +14,16 @@ from torch import Tensor
 
 from ..problem import relative
 from ..products import product
+from . import clock
 from .batch import few, pick, put
 from .conjugate_part import ConjugatePart, PenalisedPart
 from .dual_newton import DualPoint
+from .effort import Limits, promises
 
 # Steps between two looks at the gap; of the power method for L, and the factor that makes up for what it misses.
 LOOK, POWER_STEPS, POWER_FACTOR = 10, 10, 1.1
-# Looks over which the rate of convergence is measured: single ones go up and down with the momentum.
-RATE_LOOKS = 5
 # So many steps count as an iteration beside one of Newton's method.
 PER_ITERATION = 100
-
-
-class Limits(NamedTuple):
-    """``trial``: the steps that are taken in any case; ``most``: where no more are, and what the rate of convergence
-    must promise beyond the trial.
-    """
-
-    trial: int
-    most: int
 
 
 class _State(NamedTuple):
@@ -58,41 +48,28 @@ def minimise(part: ConjugatePart, Lambda: Tensor, tol: Tensor, limits: Limits) -
     n_iter = torch.zeros_like(gap, dtype=torch.int64)
     if not (gap > tol).any():
         return DualPoint(Lambda, gap, n_iter)
-    state, steps = _advance(part, state, _lipschitz(part), tol, limits, 0, [])
-    return DualPoint(state.best, state.gap, n_iter + torch.where(gap > tol, -(-steps // PER_ITERATION), 0))
+    seen: list[float] = []
+    found = _advance(part, state, _lipschitz(part), tol, limits, seen)
+    iterations = -(-LOOK * len(seen) // PER_ITERATION)
+    return DualPoint(found.best, found.gap, n_iter + torch.where(gap > tol, iterations, 0))
 
 
-def _advance(
-    part: ConjugatePart, state: _State, L: Tensor, tol: Tensor, limits: Limits, steps: int, seen: list[float]
-) -> tuple[_State, int]:
-    """From so many ``steps`` on; ``seen`` are the largest gaps beside their tolerance at the last looks."""
-    while (live := state.gap > tol).any() and _promises(seen, steps, limits):
+def _advance(part: ConjugatePart, state: _State, L: Tensor, tol: Tensor, limits: Limits, seen: list[float]) -> _State:
+    """Until every element is done; ``seen`` are the largest gaps beside their tolerance so far."""
+    while (live := state.gap > tol).any() and not clock.is_over():
+        seen.append(float((state.gap / tol).amax()))
+        if not promises(seen, LOOK, limits):
+            break
         if (some := few(live)) is not None:
-            rest = pick((state, L, tol), some)
-            found, steps = _advance(part.pick(some), *rest, limits, steps, seen[-1:])
-            return put(state, some, found), steps
+            seen.pop()
+            return put(state, some, _advance(part.pick(some), *pick((state, L, tol), some), limits, seen))
         for _ in range(LOOK):
             state = _step(part, state, L)
-        steps += LOOK
         gap = _gap(part, state.Lambda, state.image)
         better = gap < state.gap
         best = torch.where(better[:, None, None], state.Lambda, state.best)
         state = state._replace(best=best, gap=torch.where(better, gap, state.gap))
-        seen.append(float((state.gap / tol).amax()))
-    return state, steps
-
-
-def _promises(seen: list[float], steps: int, limits: Limits) -> bool:
-    """Whether to go on: during the trial, and while the rate of the last looks leads to the end soon enough."""
-    if steps < limits.trial:
-        return True
-    if steps >= limits.most or not math.isfinite(seen[-1]):
-        return False
-    looks = min(RATE_LOOKS, len(seen) - 1)
-    if limits.trial == limits.most or looks < 1:
-        return True
-    rate = math.log(seen[-1 - looks] / seen[-1]) / (looks * LOOK)
-    return rate > 0 and steps + math.log(seen[-1]) / rate <= limits.most
+    return state
 
 
 def _step(part: ConjugatePart, state: _State, L: Tensor) -> _State:

@@ -75,7 +75,8 @@ class CertifiedPoint:
     @cached_property
     def degenerate(self) -> Tensor:
         """Elements (b,) with a margin, a λ or a group about to bend."""
-        margins = at_kink(self.margins)
+        # Where W does not move with Λ a tie between classes is of no consequence.
+        margins = at_kink(self.margins) & self.local.moves()
         return margins if isinstance(self.local, QuadraticLocal) else margins | at_kink(self.local.kinks())
 
     def derivative_error(self) -> Tensor:

@@ -11,7 +11,7 @@ from . import clock, dual_newton, hinge_search
 from .certified import ROUNDING, CertifiedPoint, polished
 from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticPart, conjugate_part, edges_of
 from .dual_newton import DualPoint
-from .effort import NEWTON_STEPS, Effort
+from .effort import Effort
 from .face import SimplexFace
 from .hinge_search import Found, Start
 from .result import Result
@@ -37,8 +37,12 @@ def solve(
         begin = hinge_search.first(part)
     else:
         begin = hinge_search.known(part, problem.dual_loss.domain.project(problem.Y - start))
-    if not begin.few.any() and (at := _at_once(part, begin.Lambda, tol)) is not None:
-        return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
+    if isinstance(part, QuadraticPart) and not begin.few.any() and begin.effort.newton < torch.inf:
+        at = _at_once(part, begin.Lambda)
+        if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all():
+            return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
+        nearer = (at.gap < part.null)[:, None, None]
+        begin = begin._replace(Lambda=torch.where(nearer, at.Lambda, begin.Lambda))
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
     found = hinge_search.search(part, begin, max(tol, hinge_search.ROUGH), limit)
     # Where the interior point was needed the system is small, and may be singular.
@@ -85,17 +89,14 @@ def _result(at: CertifiedPoint, n_iter: Tensor, tol: float) -> Result:
     )
 
 
-def _at_once(part: ConjugatePart, Lambda: Tensor, tol: float) -> CertifiedPoint | None:
-    """Without a penalty the model is the dual itself: its minimum, if the active set finds all of them in one go."""
-    if not isinstance(part, QuadraticPart):
-        return None
+def _at_once(part: QuadraticPart, Lambda: Tensor) -> CertifiedPoint:
+    """Without a penalty the model is the dual itself: its minimum, if the active set finds it in one go."""
     problem, M = part.problem, kronecker_model(part.problem, part.model)
     face = dual_newton.model_face(problem, M, Lambda, part.local(part.image(problem.Y - Lambda)))
     at = CertifiedPoint(part, dual_newton.unscaled(problem, face.point, Lambda))
     if isinstance(face, SimplexFace) and face.holds(at.Lambda):
         at.face = kronecker_face(problem, part.kernel, M, face.minimum.factor)
-    at = polished(at)
-    return at if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all() else None
+    return polished(at)
 
 
 def _no_worse_than_zero(at: CertifiedPoint, tol: float) -> Tensor:
@@ -119,7 +120,7 @@ def _without_system(part: ConjugatePart, work: Effort, found: DualPoint, tol: fl
 
     None where something is degenerate, which only the system decides, unless that is too large for anybody.
     """
-    if NEWTON_STEPS * work.newton <= WORTH_A_STEP * work.gradient:
+    if work.steps * work.newton <= WORTH_A_STEP * work.gradient:
         finer = dual_newton.minimise(part, found.Lambda, min(tol, EXACT), max_iter - found.n_iter)
         found = finer._replace(n_iter=found.n_iter + finer.n_iter)
     at = CertifiedPoint(part, found.Lambda)

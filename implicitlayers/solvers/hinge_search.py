@@ -11,20 +11,19 @@ from torch import Tensor
 
 from ..penalties import GroupL2, row_norm
 from ..problem import Problem, relative
-from . import accelerated, continuation, dual_newton, interior
+from . import accelerated, continuation, dual_newton, effort, interior
 from .batch import pick, put
 from .certified import CertifiedPoint, allowed_classes, polished
 from .conjugate_part import ConjugatePart, PenalisedPart
 from .dual_newton import DualPoint
-from .effort import NEWTON_STEPS, Effort, effort
+from .effort import Effort
 
 # Newton steps in which most problems are solved, so many more where that has led to a gap that promises the end, or as
 # many as cost this share of what the interior point would; then it takes over, and where it cannot, so many and
 # proximal points.
 FIRST_STEPS, MORE_STEPS, PROMISING, SHARE_OF_INTERIOR, DIRECT_STEPS = 5, 5, 0.1, 0.5, 30
-# Gradient steps are tried for this share of what the other algorithms are expected to cost, unless they are too few to
-# tell how fast they lead to the end.
-TRIAL, SHORTEST_TRIAL = 0.1, 30
+# With few features in use Newton's steps are so many more than usual: the interior point may cost this multiple of them.
+DEARER = 10
 # Newton steps in one dimension, to a start.
 START_STEPS = 4
 # Down to this gap searches are rough: products in the precision of X, and gradient steps.
@@ -79,8 +78,8 @@ def _start(problem: Problem, Lambda: Tensor, norm: Tensor) -> Start:
     """With ‖V_j‖ = ``norm`` (b, m) in the features that will be in use, or more."""
     suits = interior.suits(problem, norm)
     near = norm >= problem.penalty.l1 if isinstance(problem.penalty, GroupL2) else torch.ones_like(norm)
-    work = effort(problem, near > 0, suits.small)
-    return Start(Lambda, suits.few & (work.interior <= 2 * NEWTON_STEPS * work.newton), work)
+    work = effort.of_hinge(problem, near > 0, suits.small)
+    return Start(Lambda, suits.few & (work.interior <= DEARER * work.steps * work.newton), work)
 
 
 def _competitors(problem: Problem) -> Tensor:
@@ -102,7 +101,7 @@ def search(part: ConjugatePart, start: Start, target: float, max_iter: Tensor) -
     draft = part.draft() if isinstance(part, PenalisedPart) and rough else part
     found = _point_at(part, start.Lambda)
     if rough:
-        found = _gradients(draft, found, target, max_iter, _trial(start.effort))
+        found = _gradients(draft, found, target, max_iter, start.effort.trial())
     few, steps = start.few, _newton_steps(start.effort)
     found = _newton(draft, found, ~few, target, max_iter.clamp_max(steps))
     found = _newton(part, found, ~few & (found.gap <= PROMISING), target, max_iter.clamp_max(steps + MORE_STEPS))
@@ -115,21 +114,12 @@ def search(part: ConjugatePart, start: Start, target: float, max_iter: Tensor) -
         found = _newton(part, found, everywhere, target, torch.minimum(max_iter, found.n_iter + DIRECT_STEPS))
         found = _continued(part, found, target, max_iter)
     left = accelerated.PER_ITERATION * int((max_iter - found.n_iter).amax())
-    return Found(_gradients(part, found, target, max_iter, accelerated.Limits(left, left)), decided)
+    return Found(_gradients(part, found, target, max_iter, effort.Limits(left, left)), decided)
 
 
 def _point_at(part: ConjugatePart, Lambda: Tensor) -> DualPoint:
     """A start, of whose gap nothing is known."""
     return DualPoint(Lambda, torch.full_like(part.null, torch.inf), torch.zeros_like(part.null, dtype=torch.int64))
-
-
-def _trial(work: Effort) -> accelerated.Limits:
-    """Gradient steps worth a trial, and those that cost as much as the alternative."""
-    if work.direct == torch.inf:
-        return accelerated.Limits(0, 0)
-    most = int(work.direct / work.gradient)
-    trial = int(TRIAL * most)
-    return accelerated.Limits(trial, most) if trial >= SHORTEST_TRIAL else accelerated.Limits(0, 0)
 
 
 def _newton_steps(work: Effort) -> int:
@@ -141,7 +131,7 @@ def _newton_steps(work: Effort) -> int:
 
 
 def _gradients(
-    part: ConjugatePart, found: DualPoint, target: float, max_iter: Tensor, limits: accelerated.Limits
+    part: ConjugatePart, found: DualPoint, target: float, max_iter: Tensor, limits: effort.Limits
 ) -> DualPoint:
     """What was ``found``, with the elements that are not at a gap of ``target`` led further by gradient steps."""
     todo = (~(found.gap <= target) & (found.n_iter < max_iter)).nonzero().flatten()

@@ -19,6 +19,7 @@ from ..penalties import GroupL2, Partly
 from ..problem import Problem
 from ..products import column_norms, gram
 from ..score_equation import ScoreEquation, score_equation, unknown_at
+from . import clock
 from .batch import few, pick, put
 from .result import Result
 from .ties import at_kink, derivative_error
@@ -126,7 +127,7 @@ def polish(problem: Problem, at: Point, step: Tensor, enough: Tensor) -> Polishe
 def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tensor, most: int) -> Polished:
     """At most ``most`` steps of the elements ``going`` (b,)."""
     n_iter = torch.zeros_like(at.gap, dtype=torch.int64)
-    while most and going.any():
+    while most and going.any() and not clock.is_over():
         if (some := few(going)) is not None:
             part = _polish(*pick((problem, at, step, unit, going), some), most)
             return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))

@@ -21,6 +21,7 @@ from ..losses import Squared
 from ..penalties import L1, GroupL2
 from ..problem import Problem, penalty_gap, relative
 from ..products import gram
+from . import clock
 from .batch import few, pick, put
 
 # Features per equation, of which there are at least as many as features in use, and features altogether, up to which
@@ -218,7 +219,9 @@ def _rounds(state: _State, number: int) -> tuple[_At, Tensor]:
     Points are judged by the objective: with a small ridge the gap may grow for a long time while that falls.
     """
     quadratic, at, step, limits, tried, n_iter = state
-    while number < ROUNDS and (live := (at.gap > limits.tol) & (n_iter < limits.max_iter)).any():
+    while (
+        number < ROUNDS and (live := (at.gap > limits.tol) & (n_iter < limits.max_iter)).any() and not clock.is_over()
+    ):
         if (some := few(live)) is not None:
             part = _rounds(pick(_State(quadratic, at, step, limits, tried, n_iter), some), number)
             return put((at, n_iter), some, part)
@@ -257,7 +260,7 @@ def _forward(quadratic: _Quadratic, step: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _newton(quadratic: _Quadratic, at: _At, step: Tensor, enough: Tensor, going: Tensor, most: int) -> _At:
     """After at most ``most`` Newton steps of the elements ``going`` (b,)."""
-    while most and going.any():
+    while most and going.any() and not clock.is_over():
         if (some := few(going)) is not None:
             return put(at, some, _newton(*pick((quadratic, at, step, enough, going), some), most))
         new, most = quadratic.at(_newton_step(quadratic, at, step, going)), most - 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..features import Support
 from ..penalties import L1, GroupL2, Partly, Penalty, SparseGroup
 from ..problem import Problem
-from . import proximal_point, reduced
+from . import clock, proximal_point, reduced
 from .batch import few, pick, put
 from .primal import Point, better, point
 
@@ -59,7 +59,7 @@ def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor
 def _improve(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor, size: int) -> _State:
     """Rounds until every element is done; ``size`` is how many features the first set may have."""
     at, best, n_iter = state
-    while (live := (best.gap > tol) & (n_iter < max_iter)).any():
+    while (live := (best.gap > tol) & (n_iter < max_iter)).any() and not clock.is_over():
         if (some := few(live)) is not None:
             state = _State(at, best, n_iter)
             return put(state, some, _improve(*pick((problem, state, tol, max_iter), some), size))
