@@ -18,6 +18,7 @@ from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares, transposed_product
 from .batch import pick
+from .effort import LARGEST
 
 # Gathering the active features pays below this share of all features, and while their copy has at most so many entries
 # over the batch, or is a small share of X: several are alive at a time.
@@ -278,8 +279,11 @@ Local = QuadraticLocal | PenalisedLocal
 
 
 def conjugate_part(problem: Problem, precision: torch.dtype = torch.float64) -> ConjugatePart:
-    """The part of this problem's penalty."""
-    if isinstance(problem.penalty, NoPenalty):
+    """The part of this problem's penalty; without any, and with so many samples that no matrix of them fits in memory,
+    that of a group Lasso of strength zero.
+    """
+    b, n, k = problem.Y.shape
+    if isinstance(problem.penalty, NoPenalty) and b * k * n**2 <= LARGEST:
         return QuadraticPart(problem)
     return PenalisedPart(problem, precision)
 

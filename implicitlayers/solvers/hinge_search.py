@@ -26,7 +26,8 @@ FIRST_STEPS, MORE_STEPS, PROMISING, SHARE_OF_INTERIOR, DIRECT_STEPS = 5, 5, 0.1,
 DEARER = 10
 # Newton steps in one dimension, to a start.
 START_STEPS = 4
-# Down to this gap searches are rough: products in the precision of X, and gradient steps.
+# Down to this gap searches are rough: products in the precision of X, and gradient steps, which would be many more for
+# the digits that Newton's method adds in a step.
 ROUGH = 1e-6
 
 
@@ -79,7 +80,7 @@ def _start(problem: Problem, Lambda: Tensor, norm: Tensor) -> Start:
     suits = interior.suits(problem, norm)
     near = norm >= problem.penalty.l1 if isinstance(problem.penalty, GroupL2) else torch.ones_like(norm)
     work = effort.of_hinge(problem, near > 0, suits.small)
-    return Start(Lambda, suits.few & (work.interior <= DEARER * work.steps * work.newton), work)
+    return Start(Lambda, suits.few & (work.interior <= DEARER * effort.NEWTON_STEPS * work.newton), work)
 
 
 def _competitors(problem: Problem) -> Tensor:
@@ -112,7 +113,7 @@ def search(part: ConjugatePart, start: Start, target: float, max_iter: Tensor) -
             # The model is the dual itself: Newton goes on alone.
             return Found(_newton(part, found, everywhere, target, max_iter), decided)
         found = _newton(part, found, everywhere, target, torch.minimum(max_iter, found.n_iter + DIRECT_STEPS))
-        found = _continued(part, found, target, max_iter)
+        found, target = _continued(part, found, target, max_iter), max(target, ROUGH)
     left = accelerated.PER_ITERATION * int((max_iter - found.n_iter).amax())
     return Found(_gradients(part, found, target, max_iter, effort.Limits(left, left)), decided)
 
