@@ -14,9 +14,9 @@ from implicitlayers.kronecker import alike, factorise_face
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import conjugate_part, continuation, dual_newton, hinge_search, simplex_qp
-from implicitlayers.solvers.certified import CertifiedPoint
 from implicitlayers.solvers import hinge as solver
 from implicitlayers.solvers.batch import pick, put
+from implicitlayers.solvers.certified import CertifiedPoint
 
 
 def face(seed, b, k, n, share):
