@@ -68,7 +68,8 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     constants: _Constants = implicit.opaque(lambda t: run(*t), tree, batch)
     coef = constants.coef
     if differentiated:
-        coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
+        attached = zeroed(_attached(problem, constants, options.derivative_order), constants.finite)
+        coef = implicit.with_value(coef, attached.to(coef.dtype))
     return Solution(
         coef=coef,
         intercept=None,
@@ -99,7 +100,7 @@ def _solve_opaquely(
     result = solvers.solve(clean, start, options.solver, limits)
     # What is certified is what is returned: the coefficients after rounding to the dtype of X.
     coef = result.coef.to(dtype)
-    gap, objective, bound = _certified(clean, coef.to(torch.float64), result)
+    gap, objective, bound = _certified(clean, coef, result)
     null = clean.null_objective()
     relative_gap = torch.where(finite, relative(gap, null), torch.nan)
     status = (
@@ -138,13 +139,17 @@ def _one_for_none(problem: Problem) -> Problem:
 
 
 def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, Tensor, Tensor]:
-    """P − (a lower bound on the optimum), P, and a bound on ‖coef − coef*‖; without convexity no distance is known."""
+    """P − (a lower bound on the optimum), P, and a bound on ‖coef − coef*‖; without convexity no distance is known.
+
+    ``coef`` is rounded to the dtype of X, and outside a constraint by that much at most.
+    """
+    precision, coef = coef.dtype, coef.to(torch.float64)
     Z = problem.sparse_scores(coef)
     objective = problem.objective(coef, Z)
     if result.lower is not None:
         gap = (objective - result.lower).clamp_min(0)
         return gap, objective, torch.full_like(gap, torch.inf)
-    gap = problem.gap(coef, result.theta, Z, result.V)
+    gap = problem.gap(coef, result.theta, Z, result.V, precision)
     bound = torch.where(problem.l2 > 0, (2 * gap / torch.where(problem.l2 > 0, problem.l2, 1.0)).sqrt(), torch.inf)
     return gap, objective, bound
 

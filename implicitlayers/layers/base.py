@@ -197,6 +197,9 @@ def _normalised(sample_weight: Tensor | None, X: Tensor) -> Tensor:
     if sample_weight is None:
         return torch.full((n,), 1 / n, dtype=torch.float64, device=X.device)
     weight = sample_weight.to(torch.float64)
+    # Beside the largest no sum overflows; a constant factor changes nothing, derivatives included.
+    largest = weight.detach().amax(-1, keepdim=True)
+    weight = weight / torch.where(largest == 0, 1.0, largest)
     total = weight.sum(-1, keepdim=True)
     return weight / torch.where(total == 0, 1.0, total)
 

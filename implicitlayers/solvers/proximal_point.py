@@ -21,7 +21,7 @@ from . import dual_newton, reduced, semismooth
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
 from .gradient import descend
-from .primal import Point, Polished, better, is_kronecker, point, polish, step_length
+from .primal import Point, Polished, better, is_kronecker, point, polish, start_of, step_length
 
 # Steps of the gradient method at the start, which cost as much as one or two of Newton's.
 FIRST_STEPS = 40
@@ -49,7 +49,7 @@ def search(
     gap that is ``enough`` (b,).
     """
     if not reduced.pays(problem):
-        return _search(problem, _start_of(problem, start), _limits(tol, max_iter, enough))
+        return _search(problem, start_of(problem, start), _limits(tol, max_iter, enough))
     W, n_iter = coefficients(problem, start, tol, max_iter, enough)
     return point(problem, W), n_iter
 
@@ -58,7 +58,7 @@ def coefficients(
     problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor, enough: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same without a certificate, which with the Gram matrix of the features costs as much as all else."""
-    W, limits = _start_of(problem, start), _limits(tol, max_iter, enough)
+    W, limits = start_of(problem, start), _limits(tol, max_iter, enough)
     if not reduced.pays(problem):
         at, n_iter = _search(problem, W, limits)
         return at.coef, n_iter
@@ -69,10 +69,6 @@ def coefficients(
     # What it has not ended was a better start, of no higher objective, and takes no steps from the search.
     rest, steps = _search(*pick((problem, W, limits), todo))
     return put((W, n_iter), todo, (rest.coef, steps))
-
-
-def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
-    return torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
 
 
 def _limits(tol: Tensor, max_iter: Tensor, enough: Tensor | None) -> "_Limits":
@@ -168,7 +164,8 @@ def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polish
     at = point(problem, W)
     todo = at.gap > limits.tol
     if not todo.any():
-        return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
+        # Beside targets out of reach of a constraint every W has a small gap: one step goes the right way.
+        return Polished(better(point(problem, descend(problem, W, step, 1)), at), torch.zeros_like(at.gap).to(torch.int64))
     near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
     at, n_iter = polish(problem, near, step, limits.enough)
     return Polished(at, n_iter + todo.to(torch.int64))
