@@ -96,7 +96,10 @@ class ColumnSimplex(NamedTuple):
         return torch.where(forbidden.flatten(-2).any(-1), torch.inf, wrong)
 
     def corners(self, gram: Tensor, V: Tensor) -> Tensor:
-        """½⟨W, GW⟩ − ⟨V, W⟩ at the corners W = total·e_j of each column, (..., m, k); ``gram`` (..., m), G's diagonal."""
+        """½⟨W, GW⟩ − ⟨V, W⟩ at the corners W = total·e_j of every column, (..., m, k).
+
+        ``gram`` (..., m) is the diagonal of G.
+        """
         total = self.total[..., None, None]
         values = total * (total / 2 * gram[..., None] - V)
         return torch.where(self.allowed[..., None], values, torch.inf)
@@ -188,7 +191,5 @@ class Cardinality(NamedTuple):
 
 
 def _excess(W: Tensor, bound: Tensor) -> Tensor:
-    """max (W − bound)₊/bound over entries, (...), for a bound ≥ 0, possibly infinite."""
-    beyond = W > bound
-    excess = torch.where(beyond, (W - bound) / bound, 0.0)
-    return excess.amax((-2, -1))
+    """The largest (W − bound)₊/bound, (...), for bounds ≥ 0, possibly infinite."""
+    return torch.where(bound < W, (W - bound) / bound, 0.0).amax((-2, -1))

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from .implicit import is_transformed
 
-
-# Up to here float64 holds squares of products of two numbers, and sums of them over a batch. No other dtype goes so far.
+# Up to here float64 holds squares of products of two numbers, and sums of them. No other dtype goes so far.
 LARGEST = 1e70
 
 

@@ -49,7 +49,7 @@ def solve(
         Lambda, few = _first(part)
     else:
         # A start that somebody knows may be near the end, where Newton's method is fast.
-        Lambda, few = _hinge(problem).domain.project(problem.Y - start), torch.zeros_like(problem.l2, dtype=torch.bool)
+        Lambda, few = _started(problem, start), torch.zeros_like(problem.l2, dtype=torch.bool)
     if not few.any() and (at := _at_once(part, Lambda, tol)) is not None:
         return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
@@ -203,6 +203,18 @@ def polish(problem: Problem, Lambda: Tensor) -> Tensor:
 def _hinge(problem: Problem) -> Hinge:
     assert isinstance(problem.loss, Hinge)
     return problem.loss
+
+
+def _started(problem: Problem, start: Tensor) -> Tensor:
+    """Λ (b, n, k) of a dual point of another problem, or of one that was rounded: its zeros stay what they are.
+
+    A projection would hand on what a row's sum lacks to them as well, and with them the face would be lost.
+    """
+    Lambda = torch.where(_hinge(problem).domain.allowed, problem.Y - start, 0.0).clamp_min(0)
+    total = Lambda.sum(-1, keepdim=True)
+    return _hinge(problem).domain.project(
+        torch.where(total > 0, Lambda / torch.where(total > 0, total, 1.0), problem.Y)
+    )
 
 
 def _first(part: ConjugatePart) -> tuple[Tensor, Tensor]:

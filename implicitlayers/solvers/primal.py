@@ -58,7 +58,8 @@ def start_of(problem: Problem, start: Tensor | None) -> Tensor:
     elsewhere reaches to the last digit.
     """
     if start is None:
-        start = problem.X.new_zeros(*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1], dtype=torch.float64)
+        size = problem.X.shape[-1], problem.Y.shape[-1]
+        start = problem.Y.new_zeros(*problem.Y.shape[:-2], *size)
     else:
         start = torch.where((problem.null_objective() > 0)[:, None, None], start, 0.0)
     # A step of length zero is a projection.

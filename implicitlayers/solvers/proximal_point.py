@@ -25,6 +25,8 @@ from .primal import Point, Polished, better, is_kronecker, point, polish, start_
 
 # Steps of the gradient method at the start, which cost as much as one or two of Newton's.
 FIRST_STEPS = 40
+# A start of a smaller gap than this has about the right support: Newton's method on it needs none.
+NEAR = 1e-6
 # σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
 # gap, at most at the first, and shrinks, down to the last.
 PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
@@ -165,10 +167,13 @@ def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polish
     todo = at.gap > limits.tol
     if not todo.any():
         # Beside targets out of reach of a constraint every W has a small gap: one step goes the right way.
-        return Polished(better(point(problem, descend(problem, W, step, 1)), at), torch.zeros_like(at.gap).to(torch.int64))
-    near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
-    at, n_iter = polish(problem, near, step, limits.enough)
-    return Polished(at, n_iter + todo.to(torch.int64))
+        at = better(point(problem, descend(problem, W, step, 1)), at)
+        return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
+    far = todo & (at.gap >= NEAR)
+    if far.any():
+        at = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
+    at, n_iter = polish(problem, at, step, limits.enough)
+    return Polished(at, n_iter + far.to(torch.int64))
 
 
 def _advance(fixed: _Fixed, state: _State) -> _State:
