@@ -191,5 +191,5 @@ class Cardinality(NamedTuple):
 
 
 def _excess(W: Tensor, bound: Tensor) -> Tensor:
-    """The largest (W − bound)₊/bound, (...), for bounds ≥ 0, possibly infinite."""
-    return torch.where(bound < W, (W - bound) / bound, 0.0).amax((-2, -1))
+    """The largest (W − bound)₊/bound, (...), for bounds ≥ 0, possibly infinite; zero may come as −0."""
+    return torch.where(bound < W, (W - bound) / bound.abs(), 0.0).amax((-2, -1))

@@ -10,6 +10,8 @@ from .implicit import is_transformed
 
 # Up to here float64 holds squares of products of two numbers, and sums of them. No other dtype goes so far.
 LARGEST = 1e70
+# From here on a square is as exact as any other number.
+SMALLEST = 1e-145
 
 
 def finite_elements(X: Tensor, Y: Tensor) -> Tensor:
@@ -22,6 +24,23 @@ def finite_elements(X: Tensor, Y: Tensor) -> Tensor:
     return _finite(X) & _finite(Y)
 
 
+def underflows(X: Tensor, Y: Tensor, l2: Tensor) -> Tensor:
+    """Elements (...) whose numbers are not zero, but so small that squares are: no gap can be computed there.
+
+    Targets Y, what Xᵀ Y is made of, and in the inverse l2 beside it; plain tensors.
+    """
+
+    def too_small(x: Tensor, y: Tensor) -> Tensor:
+        return (torch.minimum(y, x * y) < SMALLEST) | ((l2 > 0) & (l2 < SMALLEST * x * y))
+
+    # No norm is below the largest entry, but where it underflows itself.
+    x, y = _norm(X).to(torch.float64), _norm(Y).to(torch.float64)
+    if not bool(too_small(x, y).any()):
+        return torch.zeros_like(l2, dtype=torch.bool)
+    x, y = (A.abs().flatten(-2).amax(-1).to(torch.float64) for A in (X, Y))
+    return (x > 0) & (y > 0) & too_small(x, y)
+
+
 def zeroed(A: Tensor, finite: Tensor) -> Tensor:
     """A (..., p, q) with zeros for the other elements: their derivatives are then zero too, and they harm nobody."""
     if not is_transformed(finite) and bool(finite.all()):
@@ -30,7 +49,8 @@ def zeroed(A: Tensor, finite: Tensor) -> Tensor:
 
 
 def _finite(A: Tensor) -> Tensor:
-    return (A.abs() <= LARGEST).flatten(-2).all(-1)
+    # In a shorter dtype the bound itself is infinite.
+    return (A.isfinite() & (A.abs() <= LARGEST)).flatten(-2).all(-1)
 
 
 def _norm(A: Tensor) -> Tensor:

@@ -191,7 +191,10 @@ class Problem(NamedTuple):
         if not free.any():
             return Theta, self.correlation(Theta) if V is None else V
         root = self.weight.sqrt()[..., None]
+        # In units of their own, features of quite different sizes are told from dependent ones.
         A = self.X * root
+        norm = torch.linalg.vector_norm(A, dim=-2, keepdim=True)
+        A = A / torch.where(norm > 0, norm, 1.0)
         fitted = A @ (torch.linalg.pinv(A) @ (Theta * root))
         projected = Theta - fitted / torch.where(root > 0, root, 1.0)
         Theta = torch.where(free[..., None, None], projected, Theta)

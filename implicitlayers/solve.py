@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from . import implicit, solvers, validation
 from .features import Features
-from .finite import finite_elements, zeroed
+from .finite import finite_elements, underflows, zeroed
 from .optimality import System
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
@@ -115,7 +115,7 @@ def _solve_opaquely(
     coef = result.coef.to(dtype)
     gap, objective, bound = _certified(clean, coef, result)
     null = clean.null_objective()
-    relative_gap = torch.where(finite, relative(gap, null), torch.nan)
+    relative_gap = torch.where(finite & ~underflows(clean.X, clean.Y, clean.l2), relative(gap, null), torch.nan)
     status = (
         int(Status.NOT_FINITE) * ~finite
         + int(Status.ITERATION_LIMIT) * (finite & ~(relative_gap <= tol))
