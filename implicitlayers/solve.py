@@ -11,6 +11,7 @@ from . import implicit, solvers, validation
 from .features import Features
 from .finite import finite_elements, underflows, zeroed
 from .optimality import System
+from .penalties import Partly
 from .problem import Problem, relative
 from .solution import OnFail, Solution, Status, report_failures
 from .solvers.result import Result
@@ -115,7 +116,10 @@ def _solve_opaquely(
     coef = result.coef.to(dtype)
     gap, objective, bound = _certified(clean, coef, result)
     null = clean.null_objective()
-    relative_gap = torch.where(finite & ~underflows(clean.X, clean.Y, clean.l2), relative(gap, null), torch.nan)
+    # The ones of an intercept, the last column, have no units.
+    features = clean.X[..., :-1] if isinstance(clean.penalty, Partly) else clean.X
+    measurable = finite & ~underflows(features, clean.Y, clean.l2)
+    relative_gap = torch.where(measurable, relative(gap, null), torch.nan)
     status = (
         int(Status.NOT_FINITE) * ~finite
         + int(Status.ITERATION_LIMIT) * (finite & ~(relative_gap <= tol))

@@ -242,7 +242,7 @@ def test_a_factor_of_all_weights_changes_nothing(case, fit_intercept, factor):
 
 
 @variants
-@pytest.mark.parametrize("exponent", [-500, -300, 500])
+@pytest.mark.parametrize("exponent", [-530, -300, 500])
 def test_no_scale_of_features_is_silently_wrong(case, fit_intercept, exponent):
     """Case 22: in units of a power of two, W is the same in the inverse units, or not converged."""
     arguments = case.arguments(2, seed=6)
