@@ -20,6 +20,12 @@ class Penalty(Protocol):
     def value(self, W: Tensor) -> Tensor:
         """Ω(W), (...); 0 for a constraint, which prox keeps."""
 
+    def violation(self, W: Tensor) -> Tensor:
+        """How far W lies outside the set that a constraint is, relative to the numbers that bound it, (...).
+
+        0 inside, and where nothing is forbidden. Rounding of a feasible W is of the size of its last digit.
+        """
+
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """argmin_W ½‖W − V‖² + step·Ω(W), ``step`` (...)."""
 
@@ -69,6 +75,10 @@ class NoPenalty(NamedTuple):
         """Zero."""
         return W.new_zeros(W.shape[:-2])
 
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
+
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The identity."""
         return V
@@ -110,6 +120,10 @@ class L1(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """l1·Σ|W|."""
         return self.l1 * W.abs().sum((-2, -1))
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Soft-thresholding."""
@@ -155,6 +169,10 @@ class GroupL2(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Σ_j l1_j·‖W_j‖."""
         return (self.l1 * row_norm(W)).sum(-1)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Block soft-thresholding of the rows."""
@@ -218,6 +236,10 @@ class SparseGroup(NamedTuple):
         norm = self._sum(square).clamp_min(0)
         norm = torch.where(norm > 0, norm, 1.0).sqrt()
         return entries + (self.group_l1 * square / norm).sum(-1)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Soft-thresholding of the entries, then block soft-thresholding of the groups."""
@@ -327,6 +349,10 @@ class Partly(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Of the penalised rows."""
         return self.penalty.value(self._hidden(W))
+
+    def violation(self, W: Tensor) -> Tensor:
+        """That of the penalised rows."""
+        return self.penalty.violation(self._hidden(W))
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The identity on free rows."""

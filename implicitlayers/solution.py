@@ -41,7 +41,8 @@ _MESSAGES = {
         " the input's precision allows"
     ),
     Status.NOT_FINITE: (
-        "X or Y holds NaN or infinity: the coefficients of this element are NaN, its derivatives zero. Likely causes:"
+        "X or Y holds NaN, infinity or a number beyond 1e70: the coefficients of this element are NaN, its derivatives"
+        " zero. Likely causes:"
         " (a) a diverged encoder, so lower its learning rate; (b) missing values in the data"
     ),
     Status.DEGENERATE: (

@@ -43,7 +43,8 @@ class ArgminLayer(nn.Module):
 
     Args:
         fit_intercept: whether to add an unpenalised constant b (k) to the scores; the layer then returns (W, b).
-        tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, else 1e-6.
+        tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, 1e-6 for float32, and
+            8·eps for shorter dtypes, which rounding the coefficients can cost; they are solved as float32 is.
         max_iter: most iterations of the solver: Newton steps, or, of `working_set` and `proximal_point`, proximal
             steps of a few Newton steps each.
         on_fail: about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
@@ -129,7 +130,24 @@ class ArgminLayer(nn.Module):
         problem = Problem(data.X, data.Y, data.weight, loss, self._penalty(data), l2)
         if augment:
             problem = intercept.augmented(problem)
-        return solve(problem, None if init is None else _start(init, problem), self.options, dtype)
+        return solve(problem, None if init is None else self._start(init, problem), self.options, dtype)
+
+    def _start(self, init: Solution, problem: Problem) -> Start:
+        """A previous solution as plain tensors; what was not finite there starts from zero."""
+        coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
+        coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
+        shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
+        tensors = []
+        for name, tensor in {"coef": coef, "dual": init.dual}.items():
+            try:
+                expanded = tensor.detach().to(torch.float64).expand(shapes[name])
+            except RuntimeError:
+                raise ValueError(
+                    f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts"
+                    f" to {tuple(shapes[name])}"
+                ) from None
+            tensors.append(torch.where(expanded.isfinite(), expanded, 0.0))
+        return Start(*tensors)
 
     def _data(
         self,
@@ -200,23 +218,8 @@ def _normalised(sample_weight: Tensor | None, X: Tensor) -> Tensor:
     if sample_weight is None:
         return torch.full((n,), 1 / n, dtype=torch.float64, device=X.device)
     weight = sample_weight.to(torch.float64)
+    # Beside the largest no sum overflows; a constant factor changes nothing, derivatives included.
+    largest = weight.detach().amax(-1, keepdim=True)
+    weight = weight / torch.where(largest == 0, 1.0, largest)
     total = weight.sum(-1, keepdim=True)
     return weight / torch.where(total == 0, 1.0, total)
-
-
-def _start(init: Solution, problem: Problem) -> Start:
-    """A previous solution as plain tensors; what was not finite there starts from zero."""
-    coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
-    coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
-    shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
-    tensors = []
-    for name, tensor in {"coef": coef, "dual": init.dual}.items():
-        try:
-            expanded = tensor.detach().to(torch.float64).expand(shapes[name])
-        except RuntimeError:
-            raise ValueError(
-                f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts to"
-                f" {tuple(shapes[name])}"
-            ) from None
-        tensors.append(torch.where(expanded.isfinite(), expanded, 0.0))
-    return Start(*tensors)

@@ -66,16 +66,28 @@ def _advance(
         state = _look(problem, state, step)
 
 
+def one_step(problem: Problem, W: Tensor, step: Tensor) -> Tensor:
+    """Coefficients (b, m, k) after a single step from W."""
+    return _steps(problem, W, W, torch.ones_like(step), step, 1)[0]
+
+
 def _look(problem: Problem, state: _State, step: Tensor) -> _State:
-    """So many steps, and what they led to.
+    """So many steps, and what they led to."""
+    W, ahead, t = _steps(problem, state.W, state.ahead, state.t, step, LOOK)
+    return _State(W, ahead, t, better(point(problem, W), state.best))
+
+
+def _steps(
+    problem: Problem, W: Tensor, ahead: Tensor, t: Tensor, step: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W, the point ahead of it and t after so many steps.
 
     L is that of the penalised rows. With an intercept beside them, for which L is that of the loss, both go half as
     far: two blocks bend together at most twice as much as each alone.
     """
-    W, ahead, t, best = state
     step = step / 2 if isinstance(problem.penalty, Partly) else step
     length = torch.where(problem.intercept, 0.5 / problem.smooth_loss.smoothness(), step[:, None, None])
-    for _ in range(LOOK):
+    for _ in range(count):
         theta = problem.loss.dual_point(problem.scores(ahead), problem.Y)
         slope = problem.slope(ahead, problem.correlation(theta))
         new = problem.penalty.prox(ahead - length * slope, step)
@@ -84,4 +96,4 @@ def _look(problem: Problem, state: _State, step: Tensor) -> _State:
         later = (1 + (1 + 4 * t.square()).sqrt()) / 2
         momentum = torch.where(uphill, 0.0, (t - 1) / later)
         W, ahead, t = new, new + momentum[:, None, None] * moved, torch.where(uphill, 1.0, later)
-    return _State(W, ahead, t, better(point(problem, W), best))
+    return W, ahead, t

@@ -8,7 +8,7 @@ from ..features import AllFeatures
 from ..optimality import NoSystem
 from ..problem import Problem, relative
 from . import clock, dual_newton, hinge_search
-from .certified import ROUNDING, CertifiedPoint, polished
+from .certified import ROUNDING, CertifiedPoint, allowed_classes, polished
 from .conjugate_part import ConjugatePart, PenalisedPart, QuadraticPart, conjugate_part, edges_of
 from .dual_newton import DualPoint
 from .effort import Effort
@@ -33,10 +33,7 @@ def solve(
     ``start`` is a dual point Θ (b, n, k).
     """
     part = conjugate_part(problem, precision)
-    if start is None:
-        begin = hinge_search.first(part)
-    else:
-        begin = hinge_search.known(part, problem.dual_loss.domain.project(problem.Y - start))
+    begin = hinge_search.first(part) if start is None else hinge_search.known(part, _started(problem, start))
     if isinstance(part, QuadraticPart) and not begin.few.any() and begin.effort.newton < torch.inf:
         at = _at_once(part, begin.Lambda)
         if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all():
@@ -130,6 +127,18 @@ def _without_system(part: ConjugatePart, work: Effort, found: DualPoint, tol: fl
     nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
     coef, unknown = _no_worse_than_zero(at, tol), torch.full_like(at.gap, torch.inf)
     return Result(coef, at.theta, *nothing, no, no, unknown, found.n_iter, V=at.V)
+
+
+def _started(problem: Problem, start: Tensor) -> Tensor:
+    """Λ (b, n, k) of a dual point of another problem, or of one that was rounded: its zeros stay what they are.
+
+    A projection would hand on what a row's sum lacks to them as well, and with them the face would be lost.
+    """
+    Lambda = torch.where(allowed_classes(problem), problem.Y - start, 0.0).clamp_min(0)
+    total = Lambda.sum(-1, keepdim=True)
+    return problem.dual_loss.domain.project(
+        torch.where(total > 0, Lambda / torch.where(total > 0, total, 1.0), problem.Y)
+    )
 
 
 def _exact(part: ConjugatePart, found: Found, max_iter: Tensor) -> tuple[CertifiedPoint, Tensor, Tensor]:

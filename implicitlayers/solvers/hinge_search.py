@@ -22,7 +22,7 @@ from .effort import Effort
 # many as cost this share of what the interior point would; then it takes over, and where it cannot, so many and
 # proximal points.
 FIRST_STEPS, MORE_STEPS, PROMISING, SHARE_OF_INTERIOR, DIRECT_STEPS = 5, 5, 0.1, 0.5, 30
-# With few features in use Newton's steps are so many more than usual: the interior point may cost this multiple of them.
+# With few features in use Newton's method takes many more steps than usual: the interior point may cost this multiple.
 DEARER = 10
 # Newton steps in one dimension, to a start.
 START_STEPS = 4

@@ -52,6 +52,21 @@ class Point(NamedTuple):
     gap: Tensor
 
 
+def start_of(problem: Problem, start: Tensor | None) -> Tensor:
+    """Coefficients (b, m, k) to begin with, zero where ``start`` is None: the nearest that no constraint forbids.
+
+    A start is the solution of another problem. Where there is nothing to learn the end is zero, which no step from
+    elsewhere reaches to the last digit.
+    """
+    if start is None:
+        size = problem.X.shape[-1], problem.Y.shape[-1]
+        start = problem.Y.new_zeros(*problem.Y.shape[:-2], *size)
+    else:
+        start = torch.where((problem.null_objective() > 0)[:, None, None], start, 0.0)
+    # A step of length zero is a projection.
+    return problem.penalty.prox(start, torch.zeros_like(problem.l2))
+
+
 def point(problem: Problem, W: Tensor, Z: Tensor | None = None) -> Point:
     """W with its certificate; Z = XW, where that is known."""
     Z = problem.sparse_scores(W) if Z is None else Z

@@ -22,9 +22,11 @@ from ..products import row_squares
 from . import clock, dual_newton, effort, reduced, semismooth
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
-from .gradient import PER_ITERATION, descend, to_the_end
-from .primal import Point, Polished, better, is_kronecker, point, polish, step_length
+from .gradient import PER_ITERATION, descend, one_step, to_the_end
+from .primal import Point, Polished, better, is_kronecker, point, polish, start_of, step_length
 
+# A start of a smaller gap than this has about the right support: Newton's method on it needs none.
+NEAR = 1e-6
 # σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
 # gap, at most at the first, and shrinks, down to the last.
 PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
@@ -49,7 +51,7 @@ def search(
     gap that is ``enough`` (b,).
     """
     if not reduced.pays(problem):
-        return _search(problem, _start_of(problem, start), _limits(tol, max_iter, enough))
+        return _search(problem, start_of(problem, start), _limits(tol, max_iter, enough))
     W, n_iter = coefficients(problem, start, tol, max_iter, enough)
     return point(problem, W), n_iter
 
@@ -58,7 +60,7 @@ def coefficients(
     problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor, enough: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same without a certificate, which with the Gram matrix of the features costs as much as all else."""
-    W, limits = _start_of(problem, start), _limits(tol, max_iter, enough)
+    W, limits = start_of(problem, start), _limits(tol, max_iter, enough)
     if not reduced.pays(problem):
         at, n_iter = _search(problem, W, limits)
         return at.coef, n_iter
@@ -69,10 +71,6 @@ def coefficients(
     # What it has not ended was a better start, of no higher objective, and takes no steps from the search.
     rest, steps = _search(*pick((problem, W, limits), todo))
     return put((W, n_iter), todo, (rest.coef, steps))
-
-
-def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
-    return torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
 
 
 def _limits(tol: Tensor, max_iter: Tensor, enough: Tensor | None) -> "_Limits":
@@ -168,10 +166,14 @@ def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polish
     at = point(problem, W)
     todo = at.gap > limits.tol
     if not todo.any():
+        # Beside targets out of reach of a constraint every W has a small gap: one step goes the right way.
+        at = better(point(problem, one_step(problem, W, step)), at)
         return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
-    near, steps = descend(problem, at, step, limits.tol)
-    at, n_iter = polish(problem, near, step, limits.enough)
-    return Polished(at, n_iter + torch.where(todo, -(-steps // PER_ITERATION), 0))
+    far, steps = todo & (at.gap >= NEAR), 0
+    if far.any():
+        at, steps = descend(problem, at, step, limits.tol)
+    at, n_iter = polish(problem, at, step, limits.enough)
+    return Polished(at, n_iter + torch.where(far, -(-steps // PER_ITERATION), 0))
 
 
 def _advance(fixed: _Fixed, state: _State) -> _State:
