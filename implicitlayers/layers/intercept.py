@@ -24,7 +24,10 @@ class Means(NamedTuple):
 def centred(data: "Data") -> tuple[Means, "Data"]:
     """X and Y less their weighted means: min over b of Σ s̄ᵢ ½‖xᵢW + b − yᵢ‖² is attained at b = ȳ − x̄W."""
     weight = data.weight[..., None]
-    means = Means((weight * data.X).sum(-2, keepdim=True), (weight * data.Y).sum(-2, keepdim=True))
+    # Less one of them first, so that equal targets leave exactly zero, and not the rounding of their mean.
+    one = data.Y.take_along_dim(weight.argmax(-2, keepdim=True), -2)
+    mean = one + (weight * (data.Y - one)).sum(-2, keepdim=True)
+    means = Means((weight * data.X).sum(-2, keepdim=True), mean)
     return means, data._replace(X=data.X - means.X, Y=data.Y - means.Y)
 
 

@@ -86,6 +86,7 @@ def _result(at: "_Point", n_iter: Tensor, tol: float) -> Result:
         derivative_error=at.derivative_error(),
         n_iter=n_iter,
         V=at.V,
+        empty=~at.local.moves(),
     )
 
 
@@ -192,7 +193,8 @@ def _without_system(at: "_Point", n_iter: Tensor) -> Result:
     """What the solver hands over where nobody has asked for derivatives: how exact they would be is not known."""
     no = torch.zeros_like(at.gap, dtype=torch.bool)
     nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
-    return Result(at.local.coef(at.V), at.theta, *nothing, no, no, torch.full_like(at.gap, torch.inf), n_iter, V=at.V)
+    unknown, empty = torch.full_like(at.gap, torch.inf), ~at.local.moves()
+    return Result(at.local.coef(at.V), at.theta, *nothing, no, no, unknown, n_iter, V=at.V, empty=empty)
 
 
 def polish(problem: Problem, Lambda: Tensor) -> Tensor:
