@@ -60,8 +60,8 @@ _MESSAGES = {
     ),
     Status.EMPTY: (
         "no feature is in use: coefficients are zero, and so are their derivatives. Likely causes: (a) l1 is at or"
-        " above the layer's l1_max: lower it, scale the features up, or say l1=il.Relative(0.3); (b) X has nothing to do"
-        " with Y, or Y is zero; (c) a constraint holds all coefficients at zero"
+        " above the layer's l1_max: lower it, scale the features up, or say l1=il.Relative(0.3); (b) X has nothing to"
+        " do with Y, or Y is zero; (c) a constraint holds all coefficients at zero"
     ),
 }
 
