@@ -13,12 +13,14 @@ from .finite import finite_elements, underflows, zeroed
 from .optimality import System
 from .penalties import Partly
 from .problem import Problem, relative
-from .solution import OnFail, Solution, Status, report_failures
+from .solution import OnFail, Solution, Status, report_empty, report_failures
 from .solvers import clock
 from .solvers.result import Result
 
 # Entries of X, over the batch, up to which it is converted to float64 as a whole.
 WHOLE_UP_TO = 2**20
+# P(0), as a share of the targets' mean square, that is the square of a rounding error.
+ROUNDED = 1e-28
 
 
 # Rounding the coefficients to a dtype moves the relative gap by a multiple of its eps where the objective has a kink,
@@ -69,18 +71,22 @@ class _Constants(NamedTuple):
     state: Tensor
 
 
-def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype: torch.dtype) -> Solution:
+def solve(
+    problem: Problem, start: solvers.Start | None, options: Options, dtype: torch.dtype, warn_empty: bool = True
+) -> Solution:
     """Solve a batch of problems with any leading dimensions.
 
     ``problem.X`` may be of any floating dtype, its other tensors are float64. The coefficients come back in ``dtype``,
-    and it is these, rounded, that the gap certifies.
+    and it is these, rounded, that the gap certifies. ``warn_empty``: whether it is worth a word that derivatives are
+    asked for and no feature is in use.
     """
     batch = problem.l2.dim()
     solver = validation.solver(options.solver, solvers.candidates(problem), options.name)
     options = options._replace(solver=solver)
     tree = (problem,) if start is None else (problem, start)
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
-    run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated)
+    learning = warn_empty and differentiated and implicit.is_learnt((problem.X, problem.penalty, problem.l2))
+    run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated, learning=learning)
     constants: _Constants = implicit.opaque(lambda t: run(*t), tree, batch)
     coef = constants.coef
     if differentiated:
@@ -101,7 +107,13 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
 
 
 def _solve_opaquely(
-    problem: Problem, start: solvers.Start | None = None, *, options: Options, dtype: torch.dtype, differentiated: bool
+    problem: Problem,
+    start: solvers.Start | None = None,
+    *,
+    options: Options,
+    dtype: torch.dtype,
+    differentiated: bool,
+    learning: bool = False,
 ) -> _Constants:
     if not len(problem.X):
         one = _solve_opaquely(_one_for_none(problem), options=options, dtype=dtype, differentiated=differentiated)
@@ -129,7 +141,13 @@ def _solve_opaquely(
         + int(Status.DEGENERATE) * (finite & result.degenerate)
         + int(Status.SINGULAR) * (finite & result.singular)
     )
+    if result.empty is not None:
+        status = status + int(Status.EMPTY) * (finite & result.empty)
     report_failures(status, options.on_fail, options.name)
+    if learning:
+        # Targets that an intercept alone explains leave rounding behind, in which there is nothing to learn.
+        squares = (clean.weight[..., None] * clean.Y.square()).sum((-2, -1))
+        report_empty(status, null > ROUNDED * squares, options.on_fail, options.name)
     theta = result.theta
     if not finite.all():
         shown = finite[:, None, None]

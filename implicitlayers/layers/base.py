@@ -110,27 +110,35 @@ class ArgminLayer(nn.Module):
         sample_weight: Tensor | None = None,
         class_mask: Tensor | None = None,
         init: Solution | None = None,
+        warn_empty: bool = True,
         **replaced: Tensor,
     ) -> Solution:
         """Solve; ``replaced`` holds strengths to use instead of the layer's own."""
         data = self._data(X, Y, sample_weight, class_mask, **replaced)
         loss = self._loss(data)
         if not self.fit_intercept:
-            return self._solved(data, loss, init, X.dtype)
+            return self._solved(data, loss, init, X.dtype, warn_empty)
         if isinstance(loss, Squared):
             means, data = intercept.centred(data)
-            return intercept.from_means(self._solved(data, loss, init, X.dtype), means)
-        return intercept.split(self._solved(data, loss, init, X.dtype, augment=True))
+            return intercept.from_means(self._solved(data, loss, init, X.dtype, warn_empty), means)
+        return intercept.split(self._solved(data, loss, init, X.dtype, warn_empty, augment=True))
 
     def _solved(
-        self, data: Data, loss: Loss, init: Solution | None, dtype: torch.dtype, augment: bool = False
+        self,
+        data: Data,
+        loss: Loss,
+        init: Solution | None,
+        dtype: torch.dtype,
+        warn_empty: bool,
+        augment: bool = False,
     ) -> Solution:
         no_ridge = torch.zeros_like(data.weight[..., 0])
         l2 = data.strengths.get("l2", no_ridge)
         problem = Problem(data.X, data.Y, data.weight, loss, self._penalty(data), l2)
         if augment:
             problem = intercept.augmented(problem)
-        return solve(problem, None if init is None else self._start(init, problem), self.options, dtype)
+        start = None if init is None else self._start(init, problem)
+        return solve(problem, start, self.options, dtype, warn_empty)
 
     def _start(self, init: Solution, problem: Problem) -> Start:
         """A previous solution as plain tensors; what was not finite there starts from zero."""

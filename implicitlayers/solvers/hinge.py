@@ -83,6 +83,7 @@ def _result(at: CertifiedPoint, n_iter: Tensor, tol: float) -> Result:
         derivative_error=at.derivative_error(),
         n_iter=n_iter,
         V=at.V,
+        empty=~at.local.moves(),
     )
 
 
@@ -126,7 +127,7 @@ def _without_system(part: ConjugatePart, work: Effort, found: DualPoint, tol: fl
     no = torch.zeros_like(at.gap, dtype=torch.bool)
     nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
     coef, unknown = _no_worse_than_zero(at, tol), torch.full_like(at.gap, torch.inf)
-    return Result(coef, at.theta, *nothing, no, no, unknown, found.n_iter, V=at.V)
+    return Result(coef, at.theta, *nothing, no, no, unknown, found.n_iter, V=at.V, empty=~at.local.moves())
 
 
 def _started(problem: Problem, start: Tensor) -> Tensor:

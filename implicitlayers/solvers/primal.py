@@ -259,11 +259,12 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
     chosen, v = _support(problem, at, step)
     kinks = problem.penalty.kinks(v, step)
     (theta, V), degenerate = problem.feasible(at.theta, at.V), at_kink(kinks)
+    empty = ~((chosen | (at.coef != 0).any(-1)) & ~problem.intercept[..., 0]).any(-1)
     rows = problem.Y.shape[-2] if _in_scores(problem, chosen) else int(chosen.sum(-1).amax())
     if not differentiated and rows > _most_rows(problem):
         unknown = torch.full_like(at.gap, torch.inf)
         nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
-        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V)
+        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V, empty=empty)
     local = _linearised(problem, chosen, at, v, step)
     uncertainty = _uncertainty(problem, at, local, v, step)
     return Result(
@@ -277,6 +278,7 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
         derivative_error=derivative_error(kinks.distance, uncertainty, local.system.factor),
         n_iter=n_iter,
         V=V,
+        empty=empty,
     )
 
 
