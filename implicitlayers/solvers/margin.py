@@ -20,7 +20,7 @@ from .bounds import Bounds, Given
 
 # The relative distance of the bounds that is small enough; those at which Newton steps are tried, of which each is
 # this share of the one reached before.
-PRECISION, FIRST, SHARE = 1e-9, 1e-4, 0.1
+PRECISION, FIRST, SHARE = 1e-9, 1e-2, 0.1
 # The largest system for derivatives, and that which costs less than the first-order steps that it may save.
 LARGEST, QUICK = 2000, 600
 # Newton steps that make a pair exact, and the relative distance of its bounds below which it is.
@@ -71,7 +71,7 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor, order: int 
     scores = torch.where(given.allowed, given.scores(best.U), -torch.inf)
     worst = torch.zeros_like(Y).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
     best = best._replace(Lambda=torch.where((weight > 0)[..., None], best.Lambda, worst))
-    _, system = _on_face(given, best, LARGEST if order > 1 else 0)
+    _, system = _on_face(given, best.Lambda, best.U, LARGEST if order > 1 else 0)
     return _Found(given.longest(best.Lambda) * scale, best.Lambda, _lengths(best.U), system.scaled(scale))
 
 
@@ -92,42 +92,44 @@ def _minimise(given: Given) -> Bounds:
         best = _polished(given, best.better(found), QUICK)
         if not best.apart(PRECISION).any() or (not new.any() and bool((precision <= PRECISION).all())):
             return best
-        precision = (SHARE * best.gap / torch.where(best.upper > 0, best.upper, 1.0)).clamp(PRECISION, FIRST)
+        reached = best.gap / torch.where(best.upper > 0, best.upper, 1.0)
+        precision = (SHARE * torch.maximum(reached, precision)).clamp(PRECISION, FIRST)
 
 
 def _polished(given: Given, best: Bounds, largest: int) -> Bounds:
-    """Newton steps on the face of the best pair, as long as they bring the bounds together."""
+    """The best pair after some Newton steps from it, each on the face that the one before points to."""
+    Lambda, U = best.Lambda, best.U
     for _ in range(STEPS):
         if not best.apart(EXACT).any():
             break
-        at, system = _on_face(given, best, largest)
+        at, system = _on_face(given, Lambda, U, largest)
         at = system.moved(at, system.residual(at))
-        Lambda = at.Lambda.clamp_min(0)
-        U = at.u.clamp_min(0)[..., None] * directions(at.V)[0]
-        better = best.better(given.bounds(U, Lambda / Lambda.sum(-1, keepdim=True)))
-        nearer = better.gap < best.gap / 2
-        best = better
-        if not nearer.any():
-            break
+        Lambda, U = at.Lambda.clamp_min(0), at.u.clamp_min(0)[..., None] * directions(at.V)[0]
+        Lambda = Lambda / Lambda.sum(-1, keepdim=True)
+        best = best.better(given.bounds(U, Lambda))
     return best
 
 
-def _on_face(given: Given, best: Bounds, largest: int) -> tuple[Saddle, SaddlePoint]:
-    """The pair without what is rounding, and its system: of two numbers whose product is zero it is the smaller one."""
-    u = _lengths(best.U)
-    at = Saddle(given.X, given.Y, given.weight, best.Lambda, u)
-    scores = given.scores(best.U)
-    highest = torch.where(given.allowed, scores, -torch.inf).amax(-1, keepdim=True)
-    slack = torch.where(given.allowed, highest - scores, 0.0)
-    most = torch.where((given.weight > 0)[..., None], slack, 0.0).amax((-2, -1), keepdim=True)
-    free = given.allowed & (best.Lambda * most > slack)
+def _on_face(given: Given, Lambda: Tensor, U: Tensor, largest: int) -> tuple[Saddle, SaddlePoint]:
+    """A pair without what is rounding, and its system: of two numbers whose product is zero it is the smaller one.
+
+    They are an entry of Λ and how far the score of its class is from that of the sample; and u_j and how far ‖V_j‖ is
+    from that of the features in use.
+    """
+    u = _lengths(U)
+    at = Saddle(given.X, given.Y, given.weight, Lambda, u)
+    scores = given.scores(U)
+    slack = (Lambda * scores).sum(-1, keepdim=True) - scores
+    present = given.allowed & (given.weight > 0)[..., None]
+    most = torch.where(present, slack, 0.0).amax((-2, -1), keepdim=True)
+    free = given.allowed & (Lambda * most > slack)
     norm = row_norm(at.V)
-    longest = norm.amax(-1, keepdim=True)
-    used = u * longest > u.amax(-1, keepdim=True) * (longest - norm)
-    Lambda = torch.where(free, best.Lambda, 0.0)
-    total = Lambda.sum(-1, keepdim=True)
-    Lambda = torch.where(total > 0, Lambda / torch.where(total > 0, total, 1.0), best.Lambda)
-    return at._replace(Lambda=Lambda, u=torch.where(used, u, 0.0)), saddle_point(at, free, used, largest)
+    typical = (u * norm).sum(-1, keepdim=True)
+    used = u * typical > u.amax(-1, keepdim=True) * (typical - norm)
+    kept = torch.where(free, Lambda, 0.0)
+    total = kept.sum(-1, keepdim=True)
+    kept = torch.where(total > 0, kept / torch.where(total > 0, total, 1.0), Lambda)
+    return at._replace(Lambda=kept, u=torch.where(used, u, 0.0)), saddle_point(at, free, used, largest)
 
 
 def _lengths(U: Tensor) -> Tensor:
