@@ -77,11 +77,14 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor, order: int 
 
 def _minimise(given: Given) -> Bounds:
     """Bounds that meet, by first-order steps on features whose V_j is long, and Newton steps on all."""
-    best = given.bounds(torch.zeros_like(given.V(given.Y)), given.centre)
+    V = given.V(given.centre)
+    norm = row_norm(V)
+    # Where Λ cannot move, the longest V_j is the answer.
+    best = given.bounds(torch.where((norm >= norm.amax(-1, keepdim=True))[..., None], V, 0.0), given.centre)
     pace, precision = primal_dual.Pace.of(given), torch.full_like(best.upper, FIRST)
     chosen = torch.zeros_like(best.U[..., 0], dtype=torch.bool)
-    found = best
-    while True:
+    found = best._replace(U=torch.zeros_like(V))
+    while best.apart(PRECISION).any():
         norm = row_norm(given.V(found.Lambda))
         new = (norm >= NEAR * norm.amax(-1, keepdim=True)) & ~chosen
         chosen = chosen | new
@@ -90,10 +93,11 @@ def _minimise(given: Given) -> Bounds:
         found, pace = primal_dual.search(some, found._replace(U=features.take(found.U.mT).mT), pace, precision)
         found = found._replace(U=features.put(found.U, given.X.shape[-1]), upper=given.longest(found.Lambda))
         best = _polished(given, best.better(found), QUICK)
-        if not best.apart(PRECISION).any() or (not new.any() and bool((precision <= PRECISION).all())):
-            return best
+        if not new.any() and bool((precision <= PRECISION).all()):
+            break
         reached = best.gap / torch.where(best.upper > 0, best.upper, 1.0)
         precision = (SHARE * torch.maximum(reached, precision)).clamp(PRECISION, FIRST)
+    return best
 
 
 def _polished(given: Given, best: Bounds, largest: int) -> Bounds:
