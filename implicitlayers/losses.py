@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .domains import Domain, Free
+from .implicit import attach, opaque
 
 
 class Loss(Protocol):
@@ -273,16 +274,18 @@ class Huber(NamedTuple):
         return (step.square() / 2 + (step * (Y - Z - best)).clamp_min(0)).sum(-1)
 
     def best_constant(self, Y: Tensor, weight: Tensor) -> Tensor:
-        """By bisection: the weighted sum of clipped residuals falls with the constant."""
-        present = weight[..., None] > 0
-        low = torch.where(present, Y, torch.inf).amin(-2, keepdim=True)
-        high = torch.where(present, Y, -torch.inf).amax(-2, keepdim=True)
-        low, high = torch.where(low.isfinite(), low, 0.0), torch.where(high.isfinite(), high, 0.0)
-        for _ in range(100):
-            middle = (low + high) / 2
-            above = _mean(self.dual_point(middle.expand_as(Y), Y), weight) > 0
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        return (low + high) / 2
+        """Where the clipped residuals have a weighted sum of zero, by bisection: it falls with the constant."""
+        delta = self.delta.expand(weight.shape[:-1])
+        loss = Huber(delta)
+
+        def balance(constant: Tensor) -> Tensor:
+            return -_mean(loss.dual_point(constant.expand_as(Y), Y), weight)
+
+        def solve(r: Tensor) -> Tensor:
+            return r / torch.where(slope > 0, slope, 1.0)
+
+        constant, slope = opaque(lambda tree: _balanced_constant(*tree), (delta, Y, weight), weight.dim() - 1)
+        return attach(constant, balance, solve, 2)
 
     def curvature(self, Z: Tensor, Y: Tensor) -> Tensor:
         """One where |y − z| ≤ δ, else zero."""
@@ -303,6 +306,23 @@ class Huber(NamedTuple):
         Theta = Theta - _mean(Theta, weight)
         largest = Theta.abs().amax((-2, -1))
         return Theta * (self.delta / torch.maximum(largest, self.delta))[..., None, None]
+
+
+def _balanced_constant(delta: Tensor, Y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The constant (b, 1, k) of the Huber loss, and how fast its weighted sum of clipped residuals falls there.
+
+    Where every residual is clipped that is zero: other constants nearby do as well, and this one does not move.
+    """
+    present, loss = weight[..., None] > 0, Huber(delta)
+    low = torch.where(present, Y, torch.inf).amin(-2, keepdim=True)
+    high = torch.where(present, Y, -torch.inf).amax(-2, keepdim=True)
+    low, high = torch.where(low.isfinite(), low, 0.0), torch.where(high.isfinite(), high, 0.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = _mean(loss.dual_point(middle.expand_as(Y), Y), weight) > 0
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    constant = (low + high) / 2
+    return constant, _mean(((Y - constant).abs() <= delta[..., None, None]).to(Y.dtype), weight)
 
 
 def wright_omega(y: Tensor) -> Tensor:

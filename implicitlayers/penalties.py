@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .curvature import Curvature, Entrywise, Grouped, Rowwise
 from .features import Features
+from .implicit import opaque
 from .prox import block_soft_threshold, soft_threshold
 
 
@@ -267,28 +268,22 @@ class SparseGroup(NamedTuple):
     def l1_max(self, V: Tensor) -> Tensor:
         """The smallest l1 with ‖soft(V_g, l1)‖ ≤ l1_g for every group, whatever this penalty's own l1, (...).
 
-        The norm falls with l1; the root is found by bisection, and two Newton steps that do not move it carry its
-        derivatives.
+        Of a group it is where Σ_S (|V| − l1)² = l1_g², S the entries beyond l1: with their number r, their mean a and
+        their squared distances d from it, l1 = a − √((l1_g² − d)/r). S is found by bisection.
         """
-
-        def excess(l1: Tensor) -> Tensor:
-            square = self._sum(soft_threshold(V, l1[..., None, None]).square().sum(-1))
-            positive = square > 0
-            norm = torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
-            return (norm - self.group_l1).amax(-1)
-
-        low, high = torch.zeros_like(self.l1), V.detach().abs().amax((-2, -1))
-        for _ in range(60):
-            middle = (low + high) / 2
-            above = excess(middle).detach() > 0
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-        root = torch.where(low > 0, high, 0.0)
-        width = 1e-6 * root
-        slope = (excess(root) - excess(root - width)).detach() / torch.where(width > 0, width, 1.0)
-        for _ in range(2):
-            r = excess(root)
-            root = root - torch.where(slope < 0, (r - r.detach()) / torch.where(slope < 0, slope, 1.0), 0.0)
-        return root
+        size = V.abs()
+        tree = (size, self.group_l1.expand_as(size[..., 0]), self.group.expand(size.shape[:-1]))
+        beyond = opaque(lambda tree: _beyond_the_least_l1(*tree), tree, self.l1.dim())
+        number = self._sum(beyond.to(V.dtype).sum(-1))
+        any_beyond = number > 0
+        number = torch.where(any_beyond, number, 1.0)
+        mean = self._sum(torch.where(beyond, size, 0.0).sum(-1)) / number
+        off = torch.where(beyond, size - mean[..., None], 0.0)
+        square = (self.group_l1.square() - self._sum(off.square().sum(-1))) / number
+        # Of a single entry it is the entry less l1_g; and the root of rounding has no derivative.
+        single, rooted = number == 1, square > 0
+        root = torch.where(single, self.group_l1, torch.where(rooted, torch.where(rooted, square, 1.0).sqrt(), 0.0))
+        return torch.where(any_beyond, mean - root, 0.0).amax(-1)
 
     def _fits(self, V: Tensor, scale: Tensor) -> Tensor:
         inside = soft_threshold(scale[..., None, None] * V, self.l1[..., None, None])
@@ -387,6 +382,24 @@ class Partly(NamedTuple):
         """With an intercept for each target."""
         penalty = self.penalty.by_target()
         return None if penalty is None else Partly(penalty, self.penalised)
+
+
+def _beyond_the_least_l1(size: Tensor, group_l1: Tensor, group: Tensor) -> Tensor:
+    """Entries (b, m, k) of |V| beyond the smallest l1 at which their group is zero; none, where that is zero anyway."""
+
+    def stays(l1: Tensor) -> Tensor:
+        square = (size - l1[..., None]).clamp_min(0).square().sum(-1)
+        return torch.zeros_like(square).scatter_add(-1, group, square).gather(-1, group) > group_l1.square()
+
+    low = torch.zeros_like(group_l1)
+    largest = size.amax(-1)
+    high = torch.zeros_like(largest).scatter_reduce(-1, group, largest, "amax").gather(-1, group)
+    any_stays = stays(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = stays(middle)
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (size > low[..., None]) & any_stays[..., None]
 
 
 def row_norm(V: Tensor) -> Tensor:

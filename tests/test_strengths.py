@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from helpers import labels, normal, one_hot, relative_error, uniform
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import labels, normal, relative_error, uniform
 from torch.func import grad, vmap
 
 import implicitlayers as il
-from implicitlayers.solvers import margin, smallest_norm
 
 N, M = 24, 10
 GROUPS = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
@@ -51,110 +48,6 @@ def test_zero_at_l1_max_and_not_below(layer, options):
     assert above.converged.all()
     assert below.support.any(-1).all()
     assert below.converged.all()
-
-
-def test_l1_max_of_the_multiclass_svm():
-    """It is found iteratively: W vanishes there, and not a hundred-thousandth below."""
-    X, y = normal(2, 16, 30), labels(2, 16, k=3)
-    largest = il.MulticlassSVM(0.1, 1.0).l1_max(X, y)
-    above = il.MulticlassSVM(0.1, largest * (1 + 1e-8)).solve(X, y)
-    assert (above.coef == 0).all()
-    assert above.converged.all()
-    below = il.MulticlassSVM(0.1, largest * (1 - 1e-5)).solve(X, y)
-    assert below.support.any(-1).all()
-    assert below.converged.all()
-
-
-@pytest.mark.parametrize(("n", "m"), [(12, 20), (20, 4)])
-def test_l1_max_of_the_multiclass_svm_is_the_same_without_an_interior_point(n, m, monkeypatch):
-    """What is too large for one takes another way, and one that is cut short still proves that W vanishes there."""
-    X, Y, mask = normal(2, n, m), one_hot(labels(2, n, k=3), 3), torch.ones(2, 3, dtype=torch.bool)
-    weight = uniform(2, n)
-    weight = weight / weight.sum(-1, keepdim=True)
-    found = margin.hinge_l1_max(X, Y, weight, mask)
-    monkeypatch.setattr(smallest_norm, "LARGEST", -1)
-    assert relative_error(margin.hinge_l1_max(X, Y, weight, mask), found) <= 1e-5
-    monkeypatch.setattr(margin, "STEPS", 1)
-    bound = margin.hinge_l1_max(X, Y, weight, mask)
-    assert (bound >= found * (1 - 1e-6)).all()
-    zero = il.MulticlassSVM(0.1, bound * (1 + 1e-6)).solve(X, Y, sample_weight=weight)
-    assert zero.converged.all()
-    assert zero.coef.abs().max() <= 1e-6
-
-
-def lower_bound(X, Y, weight, mask, U):
-    """What U proves of l1_max, (b,)."""
-    Z = X @ U
-    own = (Y * Z).sum(-1)
-    highest = torch.where(mask[:, None, :] & (Y <= 0), Z, -torch.inf).amax(-1)
-    margins = torch.where(highest.isinf(), 0.0, own - highest)
-    size = U.norm(dim=-1).sum(-1)
-    return (weight * margins).sum(-1) / torch.where(size > 0, size, 1.0)
-
-
-@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.integers(2, 5), st.booleans(), st.booleans())
-def test_both_bounds_on_the_l1_max_of_the_multiclass_svm_meet(seed, n, m, k, masked, tied):
-    """U proves that l1_max is no smaller, Λ that it is no larger; absent samples and masked classes are in neither."""
-    X, y = normal(2, n, m, seed=seed), labels(2, n, k=k, seed=seed)
-    # Ties, equal samples and features; and elements that differ in scale.
-    X = (X.round() if tied else X) * torch.tensor([1e-3, 1e3], dtype=torch.float64)[:, None, None]
-    mask = torch.ones(2, k, dtype=torch.bool)
-    mask[1, -1] = not masked
-    Y, weight = one_hot(y.clamp_max(k - 2 if masked else k), k), uniform(2, n, seed=seed)
-    weight[0, 0] = 0
-    weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-300)
-    U, Lambda, _, upper = margin._solve(X, Y, weight, mask)
-    scale = (weight[..., None] * X).norm(dim=-1).sum(-1)
-    assert (lower_bound(X, Y, weight, mask, U) >= (1 - 1e-6) * upper - 1e-8 * scale).all()
-    assert ((Lambda >= 0) & (mask[:, None, :] | (Lambda == 0))).all()
-    assert relative_error(Lambda.sum(-1), torch.ones(2, n)) <= 1e-12
-    V = X.mT @ (weight[..., None] * (Y - Lambda))
-    assert relative_error(V.norm(dim=-1).amax(-1) / upper.clamp_min(1e-300), (upper > 0).to(V)) <= 1e-9
-
-
-def test_features_out_of_use_count_for_the_l1_max_of_the_multiclass_svm(monkeypatch):
-    """Few of many features are looked at in every step, and elements one by one: it is the same as with all."""
-    X, Y, mask = normal(3, 10, 2000).relu(), one_hot(labels(3, 10, k=4), 4), torch.ones(3, 4, dtype=torch.bool)
-    weight = torch.full((3, 10), 0.1, dtype=torch.float64)
-    U, _, _, upper = margin._solve(X, Y, weight, mask)
-    assert relative_error(lower_bound(X, Y, weight, mask, U), upper) <= 1e-8
-    monkeypatch.setattr(smallest_norm, "NEAR", 0.0)
-    monkeypatch.setattr(smallest_norm, "TOGETHER", 1)
-    assert relative_error(margin._solve(X, Y, weight, mask).upper, upper) <= 1e-8
-
-
-@pytest.mark.parametrize("m", [1, 3])
-def test_samples_that_nothing_tells_apart_have_an_l1_max_of_zero(m):
-    """With equal features and one of each class some Λ > 0 makes V zero: l1_max stays zero whichever way X moves."""
-    X, Y = normal(2, 1, m).expand(2, 8, m).clone(), one_hot(torch.arange(8) % 4, 4).expand(2, 8, 4)
-    mask = torch.ones(2, 4, dtype=torch.bool)
-    weight = torch.full((2, 8), 1 / 8, dtype=torch.float64)
-
-    def found(X):
-        return margin.hinge_l1_max(X, Y, weight, mask)
-
-    assert found(X).max() <= 1e-9
-    X[:, 0] *= 1.01
-    assert found(X).max() <= 1e-9
-    assert (grad(lambda X: found(X).sum())(X) == 0).all()
-
-
-@given(st.integers(0, 10**6))
-def test_derivatives_of_the_l1_max_of_the_multiclass_svm(seed):
-    """With respect to X and the weights; to that of an absent sample, one-sided."""
-    X, Y, mask = normal(1, 9, 7, seed=seed), one_hot(labels(1, 9, k=4), 4), torch.ones(1, 4, dtype=torch.bool)
-    weight = uniform(1, 9, seed=seed) / 9
-    weight[0, 5] = 0
-    dX, dw = 1e-5 * normal(1, 9, 7, seed=seed + 1), 1e-5 * uniform(1, 9, seed=seed + 1)
-
-    def found(X, weight):
-        return margin.hinge_l1_max(X, Y, weight, mask).sum()
-
-    slope = grad(found, argnums=(0, 1))(X, weight)
-    for at, direction in ((slope[0], dX), (slope[1], dw)):
-        step = (dX, 0.0) if direction is dX else (0.0, dw)
-        change = found(X + step[0], weight + step[1]) - found(X, weight)
-        assert abs(change - (at * direction).sum()) <= 1e-3 * (at.abs() * direction.abs()).sum()
 
 
 @sparse

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import validation
-from ..hinges import Hinge, MulticlassHinge, SmoothedHinge
+from ..finite import zeroed
+from ..hinges import MulticlassHinge, SmoothedHinge
 from ..losses import Loss, Multinomial
 from ..penalties import GroupL2, NoPenalty, Penalty
 from ..problem import Problem
@@ -85,13 +86,26 @@ def mask_of(data: Data) -> Tensor:
     return torch.ones_like(data.Y[..., 0, :], dtype=torch.bool) if data.class_mask is None else data.class_mask
 
 
-def hinge_of(data: Data) -> Hinge:
-    """The hinge; smoothed, unless the smoothing is the number 0."""
-    mask = mask_of(data)
-    return MulticlassHinge(mask) if "smoothing" in data.zero else SmoothedHinge(data.strengths["smoothing"], mask)
+class HingeLayer(ClassificationLayer):
+    """With the multiclass hinge, smoothed unless its ``smoothing`` is the number 0."""
+
+    def _loss(self, data: Data) -> Loss:
+        mask = mask_of(data)
+        return MulticlassHinge(mask) if "smoothing" in data.zero else SmoothedHinge(data.strengths["smoothing"], mask)
+
+    def _l1_max(self, data: Data) -> Tensor:
+        """Smoothed, the hinge has one dual point at W = 0; where it is not, that with the smallest dual norm counts."""
+        if "smoothing" in data.zero:
+            return self._l1_max_of_the_plain_hinge(data)
+        plain = data.strengths["smoothing"] == 0
+        rest = self._l1_max_of_the_plain_hinge(data._replace(X=zeroed(data.X, plain)))
+        return torch.where(plain, rest, super()._l1_max(data))
+
+    def _l1_max_of_the_plain_hinge(self, data: Data) -> Tensor:
+        return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data), self.options.derivative_order)
 
 
-class MulticlassSVM(ClassificationLayer):
+class MulticlassSVM(HingeLayer):
     """Multiclass support vector machine, with group Lasso across classes.
 
     min over W of Σᵢ s̄ᵢ [max_l (1 − y_il + z_il) − z_i,yᵢ] + l1·Σ_j ‖W_j‖ + (l2/2)‖W‖²,    zᵢ = xᵢW
@@ -127,14 +141,8 @@ class MulticlassSVM(ClassificationLayer):
         self._set_strength("smoothing", smoothing)
         self._set_classes(n_classes)
 
-    def _loss(self, data: Data) -> Loss:
-        return hinge_of(data)
 
-    def _l1_max(self, data: Data) -> Tensor:
-        return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data))
-
-
-class BinarySVM(ClassificationLayer):
+class BinarySVM(HingeLayer):
     """Support vector machine for two classes: min over w of Σᵢ s̄ᵢ max(0, 1 − yᵢ xᵢw) + l1·Σ|w_j| + (l2/2)‖w‖².
 
     It is the multiclass machine with W = (−w/2, w/2), and solved as that: ‖W_j‖ = |w_j|/√2 and ‖W‖² = ‖w‖²/2.
@@ -161,11 +169,8 @@ class BinarySVM(ClassificationLayer):
         factors = {"l2": 2.0, "l1": 2**0.5, "smoothing": 0.5}
         return data._replace(strengths={name: factors[name] * value for name, value in data.strengths.items()})
 
-    def _loss(self, data: Data) -> Loss:
-        return hinge_of(data)
-
     def _l1_max(self, data: Data) -> Tensor:
-        return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data)) / 2**0.5
+        return super()._l1_max(data) / 2**0.5
 
     def _start(self, init: Solution, problem: Problem) -> Start:
         """From w and θ, those of two classes: W = (−w/2, w/2), Θ = (−θ, θ)."""

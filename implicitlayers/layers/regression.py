@@ -209,11 +209,7 @@ class SparseGroupLasso(GroupLayer):
         return SparseGroup(data.strengths["l1"], group_l1, self.groups.numbers(data.X))
 
     def _dual_norm(self, V: Tensor, data: Data) -> Tensor:
-        """The l1 at which the last group's soft-thresholded V falls to its strength, by bisection and two Newton steps.
-
-        With c(l1) = max_g (‖soft(V_g, l1)‖ − group_l1_g), decreasing and convex, l1_max is its root; the Newton steps
-        carry the derivatives.
-        """
+        """The l1 at which the last group's soft-thresholded V falls to its strength."""
         penalty = self._penalty(data._replace(strengths=data.strengths | {"l1": torch.zeros_like(V[..., 0, 0])}))
         assert isinstance(penalty, SparseGroup)
         return penalty.l1_max(V)

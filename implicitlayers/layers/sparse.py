@@ -62,8 +62,11 @@ class SparseLayer(ArgminLayer):
     def _l1_max(self, data: Data) -> Tensor:
         loss = self._loss(data)
         problem = Problem(data.X.to(torch.float64), data.Y, data.weight, loss, NoPenalty(), data.weight[..., 0])
-        scores = self._free_scores(data, loss)
-        return self._dual_norm(problem.correlation(loss.dual_point(scores, data.Y)), data)
+        Theta = loss.dual_point(self._free_scores(data, loss), data.Y)
+        if self.fit_intercept:
+            # Its mean is zero, and so is that of its derivative, though a class without samples has no finite score.
+            Theta = Theta - (data.weight[..., None] * Theta).sum(-2, keepdim=True)
+        return self._dual_norm(problem.correlation(Theta), data)
 
     def _free_scores(self, data: Data, loss: Loss) -> Tensor:
         """What is fitted where l1 leaves nothing that it penalises, (..., n, k)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..domains import Simplex
 from ..penalties import Kinks
 from ..problem import Problem
-from .conjugate_part import ConjugatePart, FaceSystem, QuadraticLocal, conjugate_part
+from .conjugate_part import ConjugatePart, FaceSystem, QuadraticLocal
 from .ties import at_kink, derivative_error
 
 # Newton's steps on the face, and the step in Λ that is the last one.
@@ -108,11 +108,6 @@ def allowed_classes(problem: Problem) -> Tensor:
     domain = problem.dual_loss.domain
     assert isinstance(domain, Simplex)
     return domain.allowed
-
-
-def polish(problem: Problem, Lambda: Tensor) -> Tensor:
-    """Λ after Newton on the face it lies on, as exact as rounding allows."""
-    return polished(CertifiedPoint(conjugate_part(problem), Lambda)).Lambda
 
 
 def polished(at: CertifiedPoint) -> CertifiedPoint:
