@@ -207,22 +207,20 @@ def _classes(given: Draw, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     labels = np.concatenate([np.arange(k), rng.integers(0, k, max(n - k, 0))])[:n]
     if given.name:
         labels = np.arange(n) % k
-    means = rng.standard_normal((k, m)) * (rng.random((k, m)) < 0.2)
-    own = 0.5 * means[labels] + rng.standard_normal((n, m))
+    means, noise = rng.standard_normal((k, m)), rng.standard_normal((n, m))
     if given.design == "shots":
-        X = _shots(given.correlation, means[labels], rng)
+        X = _shots(given.correlation, (0.7 * means[labels] + noise) / 1.49**0.5, rng)
     else:
-        X = _with_factor(given.correlation, own, rng)
+        used = rng.random((k, m)) < 0.2
+        X = _with_factor(given.correlation, 0.5 * (used * means)[labels] + noise, rng)
     Y = np.eye(k)[labels]
     return torch.from_numpy(X), torch.from_numpy(Y if given.k > 1 else Y[:, 1:] - Y[:, :1])
 
 
-def _shots(share: float, means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shots(share: float, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What an encoder that ends in a ReLU gives a few-shot learner: all images resemble each other."""
-    n, m = means.shape
-    common = np.abs(rng.standard_normal(m))
-    rest = means * 5**0.5 + rng.standard_normal((n, m))
-    X = np.maximum(share**0.5 * common + ((1 - share) / 2) ** 0.5 * rest, 0)
+    common = np.abs(rng.standard_normal(own.shape[1]))
+    X = np.maximum(share**0.5 * common + (1 - share) ** 0.5 * own, 0)
     return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12)
 
 
