@@ -1,5 +1,5 @@
-"""The problems: a `Draw` says which in a few numbers, and is a function of its own number and a seed; `problem_of` makes
-the tensors.
+"""The problems: a `Draw` says which in a few numbers and is a function of its own number and a seed, and `problem_of`
+makes the tensors.
 """
 
 import math
@@ -44,8 +44,8 @@ class Draw:
         l1: of the bound above which nothing is left (from above for hinges); 0: none.
         l2: of the mean square of the features; 0: none.
         relative: whether l1 and l2 are such shares; if not, they are the strengths themselves.
-        own: of SVMs the smoothing, of Huber's loss delta in shares of the targets' standard deviation, of a box its half
-            width in shares of the true coefficients; else unused.
+        own: of SVMs the smoothing, of Huber's loss delta in shares of the targets' standard deviation, of a box half
+            its width (true coefficients have a standard deviation of one); else unused.
         intercept: whether one is fitted.
         name: of a named problem.
     """
