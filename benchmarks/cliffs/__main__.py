@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .draws import LAYERS, draw, named
-from .rows import ROOT, Kept, Row, context, measured, ratio, reference_file, rows_file
+from .rows import ROOT, Effort, Kept, Row, context, measured, ratio, reference_file, rows_file
 from .summary import WORST, by_ratio, compared, counts, line, markdown, write
 
 
@@ -36,12 +36,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", choices=sorted(set(LAYERS)), help="this layer's problems; no summary is written")
     parser.add_argument("--number", type=int, action="append", help="measure these anew; no summary is written")
     parser.add_argument("--jobs", type=int, default=1, help="problems at a time (default: %(default)s)")
+    usual = Effort()
+    parser.add_argument("--patience", type=float, default=usual.patience, help="s, of a solve (default: %(default)s)")
     parser.add_argument(
-        "--patience", type=float, default=20, help="seconds a solve may take, or ten times the reference's, if longer"
+        "--times", type=float, default=usual.times, help="the reference's, if that is longer (default: %(default)s)"
     )
+    parser.add_argument("--solve-only", action="store_true", help="at tol=1e-6, and nothing else")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the summary goes")
     options = parser.parse_args(arguments)
-    rows, references = Kept(rows_file(options.patience)), Kept(reference_file())
+    effort = Effort(options.patience, options.times, options.solve_only)
+    rows, references = Kept(rows_file(effort)), Kept(reference_file())
     numbers = options.number or [*range(-1, -len(named(0)) - 1, -1), *range(options.problems)]
     draws = [draw(number, options.seed) for number in numbers]
     draws = [one for one in draws if options.only in (None, one.layer)]
@@ -50,7 +54,7 @@ def main(arguments: list[str]) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar, ThreadPoolExecutor(options.jobs) as pool:
         task = bar.add_task("problems", total=len(draws), completed=len(draws) - len(todo))
-        jobs = {pool.submit(measured, one, options.patience, processes, references): one for one in todo}
+        jobs = {pool.submit(measured, one, effort, processes, references): one for one in todo}
         try:
             for done in as_completed(jobs):
                 one, row = jobs[done], done.result()

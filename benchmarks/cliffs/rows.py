@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,8 +31,18 @@ def context() -> Any:
     return found
 
 
-def measured(draw: Draw, patience: float, processes: Any, known: "Kept | None" = None) -> Row:
-    """Both sides of a problem. The layer's stages may take ``patience`` seconds each, or ten times the reference's."""
+class Effort(NamedTuple):
+    """A stage of the layer's may take ``patience`` seconds, or ``times`` the reference's if that is longer; the stages
+    after the first are left out where ``solve_only``.
+    """
+
+    patience: float = 20.0
+    times: float = 10.0
+    solve_only: bool = False
+
+
+def measured(draw: Draw, effort: Effort, processes: Any, known: "Kept | None" = None) -> Row:
+    """Both sides of a problem; the reference's is not measured again where it is ``known``."""
     found = None if known is None else known.get(draw)
     if found is None:
         found = _collected(stages.look_at_reference, (draw,), 10 * stages.REFERENCE_SECONDS, processes)
@@ -42,9 +52,11 @@ def measured(draw: Draw, patience: float, processes: Any, known: "Kept | None" =
         return {**asdict(draw), "failure": f"reference: {found['failure']}"}
     row = {**asdict(draw), **found, "allowed_mb": allowed_mb(draw)}
     bounds = list(zip(row.pop("lower"), row.pop("null"), strict=True))
-    row["limit_s"] = max(patience, 10 * row["reference_s"])
+    row["limit_s"] = max(effort.patience, effort.times * row["reference_s"])
     # The processor's time limits a stage; the clock is there for what does not even compute.
-    return row | _collected(stages.look_at_layer, (draw, row["limit_s"], bounds), 20 * row["limit_s"] + 60, processes)
+    seconds = 20 * row["limit_s"] + 60
+    arguments = (draw, row["limit_s"], bounds, effort.solve_only)
+    return row | _collected(stages.look_at_layer, arguments, seconds, processes)
 
 
 def allowed_mb(draw: Draw) -> float:
@@ -125,10 +137,10 @@ def reference_file() -> Path:
     return RUNS / f"reference-{_digest(*_parts('draws', 'reference'))}.jsonl"
 
 
-def rows_file(patience: float) -> Path:
+def rows_file(effort: Effort) -> Path:
     """Named after the code under test."""
     library = sorted((ROOT / "implicitlayers").rglob("*.py"))
-    return RUNS / f"{_digest(*library, *_parts('draws', 'reference', 'stages'), text=f'{patience:g}')}.jsonl"
+    return RUNS / f"{_digest(*library, *_parts('draws', 'reference', 'stages'), text=str(effort))}.jsonl"
 
 
 def _parts(*names: str) -> list[Path]:

@@ -145,7 +145,7 @@ def test_above_the_bound_nothing_is_left():
 
 
 def test_both_sides_are_measured():
-    row = rows.measured(replace(SMALL["MulticlassSVM"], batch=4), patience=20, processes=rows.context())
+    row = rows.measured(replace(SMALL["MulticlassSVM"], batch=4), rows.Effort(), rows.context())
     assert {"reference_s", "solve_s", "default_s", "total_s", "peak_mb"} <= set(row), row
     assert "failure" not in row
     assert row["gap"] <= 2e-6
