@@ -26,8 +26,11 @@ from .draws import CLASSIFIERS, GROUP, Draw, Problem, problem_of
 REFERENCE_SECONDS = 30.0
 # What a solve may allocate before it counts as a failure, so that the machine survives it.
 MOST_MEMORY = 8 * 2**30
-# Below, a time is the median of as many runs; below the second there is one more run.
-SHORT, REPETITIONS, LONG = 0.3, 5, 2.0
+# Shorter runs are repeated until they add up to that, so often at most: some kernels count a processor's time in ticks of
+# 4 ms. One that is longer, but not long, runs once more.
+SHORT, REPETITIONS, LONG = 0.3, 50, 2.0
+# No time is shorter, or one too short to be counted would be zero.
+LEAST = 1e-4
 
 Figures = dict[str, Any]
 
@@ -188,14 +191,17 @@ def _true_gap(problem: Problem, solution: il.Solution, bounds: list[tuple[float,
 
 
 def _measured(run: Callable[[], object]) -> Run:
-    """Medians of the times and the least peak: of several runs where it is short, two where it is not long."""
+    """The mean over several runs where it is short, the second of two where it is not long; the least peak."""
     runs = [_timed(run)]
     first = runs[0].seconds
-    again = REPETITIONS - 1 if first < SHORT else 1 if first < LONG else 0
-    runs += [_timed(run) for _ in range(again)]
-    # Of two runs the first also paid for what it was the first to need.
-    middle = statistics.median_low
-    return Run(middle(r.seconds for r in runs), middle(r.wall for r in runs), min(r.peak for r in runs))
+    if first < LONG:
+        # The first also pays for what it is the first to need.
+        runs.append(_timed(run))
+    later = runs[-1:]
+    while first < SHORT and sum(r.seconds for r in later) < SHORT and len(later) < REPETITIONS:
+        later.append(_timed(run))
+    peak = min(r.peak for r in [*runs, *later])
+    return Run(max(statistics.mean(r.seconds for r in later), LEAST), statistics.mean(r.wall for r in later), peak)
 
 
 def _timed(run: Callable[[], object]) -> Run:
