@@ -7,7 +7,6 @@ or for lack of memory.
 import ctypes
 import gc
 import resource
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from .draws import CLASSIFIERS, GROUP, Draw, Problem, problem_of
 REFERENCE_SECONDS = 30.0
 # What a solve may allocate before it counts as a failure, so that the machine survives it.
 MOST_MEMORY = 8 * 2**30
-# Shorter runs are repeated until they add up to that, so often at most: some kernels count a processor's time in ticks of
-# 4 ms. One that is longer, but not long, runs once more.
+# Shorter runs are repeated until they add up to that, so often at most: some kernels count a processor's time in ticks
+# of 4 ms. One that is longer, but not long, runs once more.
 SHORT, REPETITIONS, LONG = 0.3, 50, 2.0
 # No time is shorter, or one too short to be counted would be zero.
 LEAST = 1e-4
@@ -46,14 +45,13 @@ class Run(NamedTuple):
 def look_at_reference(out: Connection, draw: Draw) -> None:
     """Sends one stage: "reference"."""
     problem = _prepared(draw)
-    _limit(3 * REFERENCE_SECONDS * draw.batch + 10)
     found: list[reference.Found] = []
 
     def run() -> None:
         seconds = REFERENCE_SECONDS / draw.batch
         found[:] = [reference.solve(problem, element, seconds) for element in range(draw.batch)]
 
-    times = _measured(run)
+    times = _measured(run, 3 * REFERENCE_SECONDS)
     out.send(
         {
             "reference_s": times.seconds,
@@ -93,8 +91,7 @@ def look_at_layer(
         kept[0].coef.sum().backward()
 
     try:
-        _limit(limit)
-        times = _measured(lambda: solve(tight))
+        times = _measured(lambda: solve(tight), limit)
         out.send(
             {
                 "solve_s": times.seconds,
@@ -110,12 +107,10 @@ def look_at_layer(
         if solve_only:
             return
         # In float32 the layer's own tolerance is the same.
-        _limit(limit)
         if draw.dtype == "float64":
-            times = _measured(lambda: solve(default))
+            times = _measured(lambda: solve(default), limit)
         out.send({"default_s": times.seconds, "default_converged": bool(kept[0].converged.all())})
-        _limit(limit)
-        out.send({"total_s": _measured(differentiate).seconds})
+        out.send({"total_s": _measured(differentiate, limit).seconds})
     except (MemoryError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         out.send({"failure": "memory" if "alloc" in text or isinstance(error, MemoryError) else text[:200]})
@@ -190,25 +185,31 @@ def _true_gap(problem: Problem, solution: il.Solution, bounds: list[tuple[float,
     return max(gaps)
 
 
-def _measured(run: Callable[[], object]) -> Run:
-    """The mean over several runs where it is short, the second of two where it is not long; the least peak."""
-    runs = [_timed(run)]
-    first = runs[0].seconds
-    if first < LONG:
-        # The first also pays for what it is the first to need.
-        runs.append(_timed(run))
-    later = runs[-1:]
-    while first < SHORT and sum(r.seconds for r in later) < SHORT and len(later) < REPETITIONS:
-        later.append(_timed(run))
-    peak = min(r.peak for r in [*runs, *later])
-    return Run(max(statistics.mean(r.seconds for r in later), LEAST), statistics.mean(r.wall for r in later), peak)
+def _measured(run: Callable[[], object], limit: float) -> Run:
+    """The mean over several runs where it is short, the second of two where it is not long; each within the limit."""
+    found = _watched(run, limit)
+    if found.seconds >= LONG:
+        return found
+    # The first also pays for what it is the first to need.
+    again = _watched(run, limit)
+    found = again._replace(peak=min(found.peak, again.peak))
+    if found.seconds >= SHORT:
+        return found
+    _limit(limit + REPETITIONS * SHORT)
+    count, wall, start = 0, time.perf_counter(), time.process_time()
+    while count < REPETITIONS and time.process_time() - start < SHORT:
+        run()
+        count += 1
+    seconds, wall = time.process_time() - start, time.perf_counter() - wall
+    return found._replace(seconds=max(seconds / count, LEAST), wall=wall / count)
 
 
-def _timed(run: Callable[[], object]) -> Run:
+def _watched(run: Callable[[], object], limit: float) -> Run:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    _limit(limit)
     wall, start = time.perf_counter(), time.process_time()
     run()
     seconds, wall = time.process_time() - start, time.perf_counter() - wall
