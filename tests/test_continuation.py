@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import labels, normal, one_hot
+from helpers import labels, normal, one_hot, uniform
 from hypothesis import given, settings
 
 import implicitlayers as il
@@ -15,8 +15,7 @@ from implicitlayers.solvers import continuation, hinge, interior
 
 def machines(seed, decades, b=2, n=20, m=40, k=3):
     """Features whose scales differ by so many powers of ten, and a ridge that is small beside them."""
-    generator = torch.Generator().manual_seed(seed)
-    X = normal(b, n, m, seed=seed) * 10 ** (decades * (torch.rand(m, generator=generator, dtype=torch.float64) - 0.5))
+    X = normal(b, n, m, seed=seed) * 10 ** (decades * uniform(m, seed=seed, low=-0.5, high=0.5))
     weight = torch.full((b, n), 1 / n, dtype=torch.float64)
     Y = one_hot(labels(b, n, k=k, seed=seed), k)
     largest = (X.mT @ Y).norm(dim=-1).amax(-1) / n
