@@ -47,6 +47,20 @@ def test_the_machine_goes_on_with_it_where_newton_gets_nowhere(monkeypatch):
     assert not layer.solve(problem.X, problem.Y).converged.all()
 
 
+def test_points_that_are_not_exact_are_steps_ahead():
+    """Case 28, arithmetic of another machine: near l1_max, where margins tie, a point that Newton's method could not
+    solve was thrown away, and sought again from the same place with the same σ.
+    """
+    n, m, k = 20, 8, 4
+    X, y = normal(2, n, m), labels(2, n, k=k)
+    problem = machines(0, 0.0, n=n, m=m, k=k)
+    l1 = 0.98 * il.MulticlassSVM(1e-3).l1_max(X, y)
+    problem = problem._replace(X=X, Y=one_hot(y, k), penalty=GroupL2(l1[:, None]), l2=torch.full_like(l1, 1e-3))
+    Lambda, _ = continuation.minimise(problem, torch.full_like(problem.Y, 1 / k), torch.full((2,), 60))
+    coef = problem.coef_of(problem.correlation(problem.Y - Lambda))
+    assert (problem.relative_gap(coef, problem.Y - Lambda) <= 1e-9).all()
+
+
 def test_it_gives_up_where_no_point_is_solved(monkeypatch):
     problem, solved = machines(0, 0.0), []
 
