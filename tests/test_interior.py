@@ -12,7 +12,7 @@ from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
 from implicitlayers.penalties import GroupL2, NoPenalty
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import hinge, interior
-from implicitlayers.solvers.newton_system import DualSystem, Groups, PrimalSystem
+from implicitlayers.solvers.newton_system import DualSystem, Groups, PrimalSystem, _Scaled
 
 
 def groups(b, S, k, seed):
@@ -61,6 +61,18 @@ def test_the_system_in_w_loses_no_digits_where_samples_are_decided(seed, small):
     assert ((diagonal - weights.sum(-1)).abs() <= 1e-12 * weights.sum(-1)).all()
     terms = weights * (r[..., :, None] - r[..., None, :])
     assert ((system._within(r) - terms.sum(-1)).abs() <= 1e-12 * terms.abs().sum(-1)).all()
+
+
+@given(st.integers(2, 8), st.integers(0, 1000))
+def test_a_factor_that_rounding_denies_is_made(d, seed):
+    """Case 28, arithmetic of another machine: of a matrix of rank d − 1 a factor exists or not by the order of sums."""
+    A = normal(2, d, d - 1, seed=seed)
+    M = A @ A.mT
+    # Below what is added at first, and for certain indefinite.
+    M[0] -= 1e-12 * torch.eye(d, dtype=M.dtype)
+    r = (M @ normal(2, d, 1, seed=seed + 1))[..., 0]
+    factor = _Scaled(M)
+    assert relative_error((M @ factor.solve(r)[..., None])[..., 0], r) <= 1e-6
 
 
 def machines(seed, b=2, n=25, m=15, k=3, share=0.3, l2=1e-2, smoothing=0.0, weighted=False, masked=False):
