@@ -58,9 +58,12 @@ def possible(variant):
 
 def run(variant, targets, options):
     """Whether the tests pass; what pytest has to say about failures goes where the output of this program goes."""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-n", "auto", *options, *map(str, targets)]
+    # More threads than cores wait for each other, and busily so unless they are told not to.
+    workers = max(1, (os.cpu_count() or 1) // variant.threads)
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-n", str(workers), *options, *map(str, targets)]
+    environment = os.environ | variant.environment | {"OMP_WAIT_POLICY": "PASSIVE"}
     began = time.monotonic()
-    code = subprocess.run(command, cwd=TESTS.parent, env=os.environ | variant.environment).returncode
+    code = subprocess.run(command, cwd=TESTS.parent, env=environment).returncode
     print(f"{variant}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
     return code == 0
 
