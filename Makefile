@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 
-.PHONY: help demo test test-thorough peers lint clean
+ARITHMETIC ?= full
+
+.PHONY: help demo test test-arithmetic test-thorough peers lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,6 +17,9 @@ demo: $(VENV)/.models  ## meta-train the sparse few-shot learner on Glyphs; tabl
 test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tests/coverage_floors.py .coverage.json
+
+test-arithmetic: $(VENV)/.dev  ## the core's tests under other thread counts and instructions; ARITHMETIC=quick for a part
+	$(BIN)/python tests/arithmetic.py $(ARITHMETIC)
 
 test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
 	$(BIN)/python benchmarks/thorough.py

@@ -1,3 +1,4 @@
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -9,14 +10,16 @@ from hypothesis import HealthCheck, settings
 # Under importlib mode the folder of the tests is not on the path; this lets them share helpers.py.
 sys.path.insert(0, str(Path(__file__).parent))
 
-settings.register_profile(
-    "deterministic",
-    derandomize=True,
-    deadline=None,
-    max_examples=40,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+# Few examples are for tests that run several times over, once for each arithmetic.
+for profile, max_examples in (("deterministic", 40), ("few", 10)):
+    settings.register_profile(
+        profile,
+        derandomize=True,
+        deadline=None,
+        max_examples=max_examples,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("deterministic")
 
 
@@ -34,7 +37,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def few_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     yield
     torch.set_num_threads(before)
 

@@ -225,7 +225,7 @@ def test_autocast_does_not_reach_inside(name):
     assert inside.dtype == torch.bfloat16
     encoder = torch.nn.Linear(5, X.shape[-1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        coef = layer(encoder(torch.randn(N, 5)), Y)
+        coef = layer(encoder(normal(N, 5, dtype=torch.float32)), Y)
         coef.float().square().sum().backward()
     assert torch.isfinite(encoder.weight.grad).all()
     full, half = X.detach().float(), X.detach().double()

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import labels, normal, one_hot
+from helpers import labels, normal, one_hot, uniform
 from hypothesis import given, settings
 
 import implicitlayers as il
@@ -16,8 +16,7 @@ from implicitlayers.solvers.certified import CertifiedPoint
 
 def machines(seed, decades, b=2, n=20, m=40, k=3):
     """Features whose scales differ by so many powers of ten, and a ridge that is small beside them."""
-    generator = torch.Generator().manual_seed(seed)
-    X = normal(b, n, m, seed=seed) * 10 ** (decades * (torch.rand(m, generator=generator, dtype=torch.float64) - 0.5))
+    X = normal(b, n, m, seed=seed) * 10 ** (decades * uniform(m, seed=seed, low=-0.5, high=0.5))
     weight = torch.full((b, n), 1 / n, dtype=torch.float64)
     Y = one_hot(labels(b, n, k=k, seed=seed), k)
     largest = (X.mT @ Y).norm(dim=-1).amax(-1) / n
@@ -47,6 +46,20 @@ def test_the_machine_goes_on_with_it_where_newton_gets_nowhere(monkeypatch):
     assert layer.solve(problem.X, problem.Y).converged.all()
     monkeypatch.setattr(continuation, "minimise", lambda problem, Lambda, max_iter: (Lambda, 0 * max_iter))
     assert not layer.solve(problem.X, problem.Y).converged.all()
+
+
+def test_points_that_are_not_exact_are_steps_ahead():
+    """Case 28, arithmetic of another machine: near l1_max, where margins tie, a point that Newton's method could not
+    solve was thrown away, and sought again from the same place with the same σ.
+    """
+    n, m, k = 20, 8, 4
+    X, y = normal(2, n, m), labels(2, n, k=k)
+    problem = machines(0, 0.0, n=n, m=m, k=k)
+    l1 = 0.98 * il.MulticlassSVM(1e-3).l1_max(X, y)
+    problem = problem._replace(X=X, Y=one_hot(y, k), penalty=GroupL2(l1[:, None]), l2=torch.full_like(l1, 1e-3))
+    Lambda, _ = continuation.minimise(problem, torch.full_like(problem.Y, 1 / k), torch.full((2,), 60))
+    coef = problem.coef_of(problem.correlation(problem.Y - Lambda))
+    assert (problem.relative_gap(coef, problem.Y - Lambda) <= 1e-9).all()
 
 
 def test_it_gives_up_where_no_point_is_solved(monkeypatch):

@@ -5,6 +5,7 @@ argument, so that Jacobians with respect to all arguments, and all mixed second 
 """
 
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import pytest
@@ -287,13 +288,14 @@ def simplex(v):
     return (v - ((descending.cumsum(-1) - 1) / counts).amax(-1, keepdim=True)).clamp_min(0)
 
 
-def unrolled_elastic_net(X, Y, l1, l2, s, steps=600):
-    """Proximal gradient steps, differentiated one by one."""
+def unrolled_elastic_net(X, Y, l1, l2, s):
+    """Proximal gradient steps, differentiated one by one: as many as the conditioning asks for."""
     weighted = (s / s.sum())[:, None] * X
     H, B = weighted.mT @ X + l2 * torch.eye(X.shape[1], dtype=X.dtype), weighted.mT @ Y
     step = 1 / torch.linalg.eigvalsh(H.detach()).max()
     W = torch.zeros_like(B)
-    for _ in range(steps):
+    # An error shrinks by 1 − l2·step or faster in each, and derivatives do almost as fast.
+    for _ in range(math.ceil(30 / float(l2.detach() * step))):
         W = soft_threshold(W - step * (H @ W - B), step * l1)
     return W
 

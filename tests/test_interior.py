@@ -13,7 +13,7 @@ from implicitlayers.penalties import GroupL2, NoPenalty
 from implicitlayers.problem import Problem
 from implicitlayers.solvers import hinge, hinge_search, interior
 from implicitlayers.solvers.certified import CertifiedPoint
-from implicitlayers.solvers.newton_system import DualSystem, Groups, PrimalSystem
+from implicitlayers.solvers.newton_system import DualSystem, Groups, PrimalSystem, _Scaled
 
 
 def groups(b, S, k, seed):
@@ -64,6 +64,18 @@ def test_the_system_in_w_loses_no_digits_where_samples_are_decided(seed, small):
     assert ((system._within(r) - terms.sum(-1)).abs() <= 1e-12 * terms.abs().sum(-1)).all()
 
 
+@given(st.integers(2, 8), st.integers(0, 1000))
+def test_a_factor_that_rounding_denies_is_made(d, seed):
+    """Case 28, arithmetic of another machine: of a matrix of rank d − 1 a factor exists or not by the order of sums."""
+    A = normal(2, d, d - 1, seed=seed)
+    M = A @ A.mT
+    # Below what is added at first, and for certain indefinite.
+    M[0] -= 1e-12 * torch.eye(d, dtype=M.dtype)
+    r = (M @ normal(2, d, 1, seed=seed + 1))[..., 0]
+    factor = _Scaled(M)
+    assert relative_error((M @ factor.solve(r)[..., None])[..., 0], r) <= 1e-6
+
+
 def machines(seed, b=2, n=25, m=15, k=3, share=0.3, l2=1e-2, smoothing=0.0, weighted=False, masked=False):
     X, Y = normal(b, n, m, seed=seed), one_hot(labels(b, n, k=k - masked, seed=seed), k)
     weight = uniform(b, n, seed=seed)
@@ -80,10 +92,14 @@ def machines(seed, b=2, n=25, m=15, k=3, share=0.3, l2=1e-2, smoothing=0.0, weig
     return Problem(X, Y, weight, loss, penalty, torch.full((b,), l2, dtype=torch.float64))
 
 
-def inside(problem, max_iter=100):
+def centre(problem):
     allowed = problem.loss.domain.allowed.expand_as(problem.Y).to(torch.float64)
+    return allowed / allowed.sum(-1, keepdim=True)
+
+
+def inside(problem, max_iter=100):
     limit = torch.full_like(problem.l2, max_iter, dtype=torch.int64)
-    return interior.minimise(problem, allowed / allowed.sum(-1, keepdim=True), limit)
+    return interior.minimise(problem, centre(problem), limit)
 
 
 @settings(max_examples=60)
@@ -109,6 +125,44 @@ def test_it_is_exact_after_some_steps_whatever_the_conditioning(seed, m, k, shar
         result = hinge.solve(problem, None, 1e-9, 200, torch.float64, True)
     assert (problem.relative_gap(result.coef, result.theta) <= 1e-9).all()
     assert (result.n_iter <= 60).all()
+
+
+def other_rounding(problem, seed):
+    """The same problem with features that differ by what rounding does to them, and all sums in another order."""
+    X = problem.X * (1 + 2**-52 * uniform(*problem.X.shape, seed=seed, low=-2, high=2).round())
+    samples, features = (uniform(size, seed=seed + size).argsort() for size in X.shape[1:])
+    Y, weight = problem.Y[:, samples], problem.weight[:, samples]
+    return problem._replace(X=X[:, samples][..., features], Y=Y, weight=weight)
+
+
+@pytest.mark.parametrize("rounding", range(4))
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"seed": 24, "m": 25, "k": 2, "share": 0.3, "l2": 1e-6, "weighted": True},
+        {"seed": 779925, "m": 32, "k": 3, "share": 0.6, "l2": 1e-06, "weighted": True, "masked": True, "n": 50},
+        {"seed": 91370, "m": 32, "k": 2, "share": 0.6, "l2": 1e-05, "weighted": True, "n": 8},
+        {"seed": 719817, "m": 6, "k": 2, "share": 0.03, "l2": 0.001, "weighted": True, "n": 8},
+    ],
+)
+def test_no_feature_passes_its_threshold_before_it_is_in_use(sizes, rounding):
+    """Case 28, arithmetic of another machine: W jumped by what V was beyond it, over l2, and the search jammed."""
+    problem = other_rounding(machines(**sizes), rounding)
+    found = interior._advance(problem, interior._start(problem, centre(problem)), torch.full((2,), 40))
+    assert (found.measure <= 1e-10).all()
+
+
+@given(st.integers(0, 1000), st.integers(1, 5))
+def test_how_far_a_change_may_go_is_where_the_first_feature_is_near(seed, m):
+    problem = machines(seed, m=m, k=3, share=0.3)
+    V, change = 0.1 * normal(2, m, 3, seed=seed + 1), normal(2, m, 3, seed=seed + 2)
+    limit = interior.ENTRANCE * problem.penalty.l1
+    inside = 0.8 * limit
+    V = V * (inside / V.norm(dim=-1)).clamp_max(1)[..., None]
+    new = torch.ones(2, m, dtype=torch.bool)
+    reached = (V + interior._until_near(problem, V, change, new)[:, None, None] * change).norm(dim=-1)
+    assert torch.allclose((reached / limit).amax(-1), torch.ones_like(problem.l2))
+    assert interior._until_near(problem, V, change, ~new).isinf().all()
 
 
 def test_samples_that_are_absent_and_classes_that_are_masked_stay():

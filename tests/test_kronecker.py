@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from helpers import labels, normal, one_hot, relative_error
+from helpers import labels, normal, one_hot, relative_error, uniform
 from hypothesis import assume, given
 from torch.func import jacrev
 
@@ -21,9 +21,8 @@ from implicitlayers.solvers.certified import CertifiedPoint
 
 def face(seed, b, k, n, share):
     """M, and free entries of which every column has one."""
-    generator = torch.Generator().manual_seed(seed)
-    A = torch.randn(b, n, 2 * n, generator=generator, dtype=torch.float64)
-    free = torch.rand(b, k, n, generator=generator) < share
+    A = normal(b, n, 2 * n, seed=seed)
+    free = uniform(b, k, n, seed=seed, low=0, high=1) < share
     return A @ A.mT, free | (torch.arange(k)[:, None] == torch.arange(n) % k)
 
 
@@ -58,7 +57,7 @@ def factorised(M, free, few=0):
 )
 def test_a_face_is_solved_as_by_one_large_system(seed, b, k, n, share, few):
     M, free = face(seed, b, k, n, share)
-    C, total = torch.randn(b, k, n, dtype=torch.float64), torch.rand(b, 1, n, dtype=torch.float64)
+    C, total = normal(b, k, n), uniform(b, 1, n, low=0, high=1)
     factor = factorised(M, free, few)
     found, _ = factor.solve(C, total)
     for i in range(b):
@@ -106,7 +105,7 @@ def ways(M, free):
 @given(st.integers(0, 1000))
 def test_all_ways_agree(seed):
     M, free = face(seed, 2, 3, 12, 0.5)
-    C = torch.randn(2, 3, 12, dtype=torch.float64)
+    C = normal(2, 3, 12)
     masked, *others = ways(M, free)
     for factor in others:
         assert relative_error(factor.inverses.times(C), masked.inverses.times(C)) <= 1e-10
@@ -120,7 +119,7 @@ def test_all_ways_agree(seed):
 def test_factors_take_each_others_places(seed):
     """Of any form, and on faces of any size."""
     M, free = face(seed, 4, 3, 12, 0.4)
-    C = torch.randn(4, 3, 12, dtype=torch.float64)
+    C = normal(4, 3, 12)
     index = torch.tensor([1])
     expected = kronecker.masked_factor(M, free).solve(C)[0]
     for first in ways(M[:2], free[:2]):
@@ -137,7 +136,7 @@ def test_small_systems_and_the_whole_have_the_same_derivatives(monkeypatch, smoo
         return il.MulticlassSVM(0.05, smoothing=smoothing, tol=1e-12, n_classes=3)(X, y, sample_weight=s)
 
     X, y = normal(2, 12, 30, seed=3), labels(2, 12, k=3)
-    s = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    s = uniform(2, 12, low=0, high=1)
     # An absent sample has entries in its face, and none of them moves.
     s[0, 3] = 0
     small = jacrev(machine, argnums=(0, 2))(X, y, s)
@@ -210,9 +209,8 @@ def test_what_is_finished_leaves_the_batch_and_comes_back(monkeypatch):
 
 @given(st.integers(0, 1000), st.integers(1, 9), st.integers(2, 4), st.integers(2, 12))
 def test_an_active_set_ends_alike_with_all_elements_or_without_those_that_are_done(seed, b, k, n):
-    generator = torch.Generator().manual_seed(seed)
-    A = torch.randn(b, n, 2 * n, generator=generator, dtype=torch.float64)
-    C = torch.randn(b, k, n, generator=generator, dtype=torch.float64) * 3 * n**0.5
+    A = normal(b, n, 2 * n, seed=seed)
+    C = normal(b, k, n, seed=seed + 1) * 3 * n**0.5
     total, allowed = torch.full((b, 1, n), 0.3, dtype=torch.float64), torch.ones(b, k, n, dtype=torch.bool)
     program, start = simplex_qp.Program.of(A @ A.mT, C, total, allowed, allowed), total / k * allowed
     found = []

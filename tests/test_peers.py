@@ -132,10 +132,10 @@ def convex(X, loss, penalty, fit_intercept, constraints=lambda W: []):
     W, b = cp.Variable((M, K)), cp.Variable((1, K))
     Z = X.numpy() @ W + (np.ones((N, 1)) @ b if fit_intercept else 0)
     problem = cp.Problem(cp.Minimize(loss(Z) + penalty(W)), constraints(W))
-    solve_tightly(problem)
+    status = solve_tightly(problem)
     # Where Clarabel says that it came only close, its coefficients are good to about 1e-5.
-    tolerance = TOLERANCE if problem.status == "optimal" else 10 * TOLERANCE
-    return W.value, (b.value if fit_intercept else np.zeros((1, K)))[0], problem.value, tolerance
+    tolerance = TOLERANCE if status == "optimal" else 10 * TOLERANCE
+    return W.value, (b.value if fit_intercept else np.zeros((1, K)))[0], problem.objective.value, tolerance
 
 
 def groups_norm(W, groups, weights):

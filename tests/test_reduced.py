@@ -61,7 +61,13 @@ def test_gap_and_coefficients_are_those_of_the_solution(penalty, n, m, k, ridge,
 def test_newton_ends_at_rounding(penalty, n, m, k, seed):
     problem = problem_of(penalty, n, m, k, (0.0, 1.0, 0.0), seed)
     found = reduced.search(problem, torch.zeros(3, m, k, dtype=torch.float64), *limits(1e-6))
-    assert (found.gap <= 1e-13).all()
+    assert (found.gap <= 1e-6).all()
+    # Targets of the Lasso are problems of their own. The dual point of them all is scaled until the worst is feasible,
+    # and what rounding has left of infeasibility in one costs the others up to the root of it.
+    width = 1 if penalty is L1 else k
+    for i in range(0, k, width):
+        one = problem._replace(Y=problem.Y[..., i : i + width])
+        assert (point(one, found.coef[..., i : i + width]).gap <= 1e-13).all()
 
 
 def test_features_of_which_only_sums_matter_are_no_obstacle():

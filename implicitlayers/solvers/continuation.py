@@ -3,7 +3,9 @@
     W ← argmin P(W′) + (σ/2)‖W′ − W‖²,    σ → 0
 
 Each is the problem with the ridge l2 + σ and an offset, which Newton's method solves (`dual_newton`); the smaller σ,
-the fewer are needed, and where one was not solved σ was too small. (Rockafellar, 1976.)
+the fewer are needed, and where one was not solved σ was too small. A point need not be exact to be a step ahead: it is
+taken where its own gap is a share of what is left, and where it is not, the dual point reached is kept, so that no
+search starts twice from the same place and fails twice in the same way. (Rockafellar, 1976.)
 """
 
 from typing import NamedTuple
@@ -17,21 +19,22 @@ from . import clock, dual_newton
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
 
-# l2 + σ is a share of the mean squared norm of a sample: the first, the last, and the factor from one to the next.
-FIRST_SHARE, LAST_SHARE, SHRINK = 0.1, 1e-9, 0.1
-# A proximal point is solved to this share of the gap so far, at most so exactly, and in so many steps; and where it
-# took few, the next σ is smaller.
-REDUCTION, FINEST, STEPS, QUICK = 1e-3, 1e-13, 40, 15
-# So many more that were not solved, at a larger σ each, than that were, and it is not the ridge that makes it hard.
-FAILURES = 3
+# l2 + σ is a share of the mean squared norm of a sample: the first, the least and the most, and the factor from one to
+# the next.
+FIRST_SHARE, LAST_SHARE, LARGEST_SHARE, SHRINK = 0.1, 1e-9, 1.0, 0.1
+# A proximal point is solved to this share of the gap so far, at most so exactly, and in so many steps; where it took
+# few, the next σ is smaller; and up to that share of the gap it is one to go on from.
+REDUCTION, FINEST, STEPS, QUICK, USABLE = 1e-3, 1e-13, 40, 15, 0.1
+# So many more that were of no use, at a larger σ each, than that were solved, and it is not the ridge that is hard.
+FAILURES = 8
 # The gap of W and Λ to end at, that of Λ alone being larger, up to (l2 + σ)/l2 times; and one that will do once a
-# point was not solved.
+# point was of no use.
 ENOUGH, TOLERABLE = 1e-13, 1e-9
 
 
 class _State(NamedTuple):
     """The centre W (b, m, k) with its Λ (b, n, k) and their relative gap (b,), the share (b,), the points so far (b,),
-    and by how many more were not solved than were, since that was none (b,).
+    and by how many more were of no use than were solved, since that was none (b,).
     """
 
     W: Tensor
@@ -79,12 +82,14 @@ def _step(problem: Problem, state: _State, live: Tensor) -> _State:
     V = problem.correlation(problem.Y - found.Lambda)
     W = inner.coef_of(V + offset)
     gap = relative(problem.gap(W, problem.Y - found.Lambda, V=V), problem.null_objective())
-    reached = live & (found.gap <= accuracy)
+    solved = live & (found.gap <= accuracy)
+    usable = solved | (live & (found.gap <= USABLE * state.gap.clamp_max(1)))
     # After a failure the larger σ leads nearer before a smaller one is tried again.
     quick = (found.n_iter <= QUICK) & (state.failures == 0)
-    factor = torch.where(reached, torch.where(quick, SHRINK, 1.0), 1 / SHRINK)
-    share = torch.where(live, (state.share * factor).clamp(LAST_SHARE, FIRST_SHARE), state.share)
-    failures = state.failures + torch.where(reached, -1, live.to(torch.int64))
-    n_iter, keep = state.n_iter + live.to(torch.int64), reached[:, None, None]
-    W, Lambda = torch.where(keep, W, state.W), torch.where(keep, found.Lambda, state.Lambda)
-    return _State(W, Lambda, torch.where(reached, gap, state.gap), share, n_iter, failures.clamp_min(0))
+    factor = torch.where(solved & quick, SHRINK, torch.where(usable, 1.0, 1 / SHRINK))
+    share = torch.where(live, (state.share * factor).clamp(LAST_SHARE, LARGEST_SHARE), state.share)
+    failures = state.failures + torch.where(usable, -solved.to(torch.int64), live.to(torch.int64))
+    W = torch.where(usable[:, None, None], W, state.W)
+    Lambda = torch.where(live[:, None, None], found.Lambda, state.Lambda)
+    gap, n_iter = torch.where(usable, gap, state.gap), state.n_iter + live.to(torch.int64)
+    return _State(W, Lambda, gap, share, n_iter, failures.clamp_min(0))

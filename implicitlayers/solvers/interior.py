@@ -38,9 +38,9 @@ from .newton_system import DualSystem, Groups, PrimalSystem, primal_is_smaller, 
 BOUNDARY, CENTRE = 0.99, 0.1
 # The relative gap at which a search ends, if what is zero and what is not are this far apart; at which it ends anyway;
 # below which the later point is the better one; and the steps that do not lessen it, after which nothing will.
-PRECISION, APART, EXACT, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-18, 1e-15, 8
-# Features take part from this share of l1 on.
-NEAR = 0.8
+PRECISION, APART, EXACT, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-18, 1e-15, 15
+# Features take part from this share of l1 on, and before a step has led them beyond the other.
+NEAR, ENTRANCE = 0.8, 0.95
 # The largest system; and the number of features in use for each sample up to which they are few.
 LARGEST, FEW = 2000, 0.5
 
@@ -254,18 +254,36 @@ def _longest(state: _State, used: _Used, step: _Step) -> Tensor:
 
 
 def _moved(problem: Problem, state: _State, used: _Used, step: _Step, mu: Tensor) -> _State:
-    """As far as all stays positive; features that have come near their threshold are in use from then on."""
-    length = (BOUNDARY * _longest(state, used, step)).clamp_max(1)[:, None, None]
-    V = state.V - length * transposed_product(problem.X, step.L)
+    """As far as all stays positive, and no feature passes its threshold before it is in use; those that the step leads
+    near theirs are in use from then on.
+    """
+    length = (BOUNDARY * _longest(state, used, step)).clamp_max(1)
+    change = -transposed_product(problem.X, step.L)
+    near = row_norm(state.V + length[:, None, None] * change) >= NEAR * _l1(problem)
+    length = torch.minimum(length, _until_near(problem, state.V, change, near & ~state.chosen))[:, None, None]
+    V = state.V + length * change
     rows = torch.cat([used.omega[..., None], used.q[..., None], used.V], -1)
-    change = torch.cat([step.omega[..., None], step.q[..., None], step.V], -1)
-    rows = used.features.put(rows + length * change, V.shape[-2])
-    new = row_norm(V) >= NEAR * _l1(problem)
+    steps = torch.cat([step.omega[..., None], step.q[..., None], step.V], -1)
+    rows = used.features.put(rows + length * steps, V.shape[-2])
     omega, q = _centre(problem, V, mu)
     omega, q = torch.where(state.chosen, rows[..., 0], omega), torch.where(state.chosen, rows[..., 1], q)
     own = torch.where(state.chosen[..., None], rows[..., 2:], V)
     L, y = state.L + length * step.L, state.y + length * step.y
-    return state._replace(L=L, y=y, V=V, own=own, omega=omega, q=q, chosen=state.chosen | new)
+    return state._replace(L=L, y=y, V=V, own=own, omega=omega, q=q, chosen=state.chosen | near)
+
+
+def _until_near(problem: Problem, V: Tensor, change: Tensor, new: Tensor) -> Tensor:
+    """How far (b,) the ``change`` (b, m, k) of V may go until a feature that is ``new`` (b, m) is at its threshold, but
+    for a margin.
+
+    Beyond it W would jump by ‖V_j‖ − l1_j over l2, which no step has foreseen: a small l2 throws the search back.
+    """
+    a, c = change.square().sum(-1), (ENTRANCE * _l1(problem)).square() - V.square().sum(-1)
+    half = (V * change).sum(-1)
+    root = (half.square() + a * c.clamp_min(0)).sqrt()
+    # Of the two forms of the root the one in which nothing cancels.
+    length = torch.where(half > 0, _over(c, half + root, half + root > 0), _over(root - half, a, a > 0))
+    return torch.where(new & (a > 0), length, torch.inf).amin(-1)
 
 
 class _Direction:

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from ..domains import Simplex
 from ..dual_face import edge_gram, within_samples
-from ..linear import cholesky
+from ..linear import cholesky_where_it_exists
 from ..products import product, transposed_product
+
+# What is added to a diagonal of ones where rounding has left no factor: at first, and how many times as much again.
+LEAST_SHIFT, MORE_SHIFT = 1e-14, 10.0
 
 
 class Groups(NamedTuple):
@@ -56,15 +59,29 @@ def size_of(Y: Tensor, n_features: Tensor) -> Tensor:
 
 
 class _Scaled:
-    """A factor of a positive definite matrix, scaled to ones on its diagonal: entries differ by many powers of ten."""
+    """A factor of a positive definite matrix, scaled to ones on its diagonal: entries differ by many powers of ten.
+
+    Near the end it is singular up to rounding, and whether there is a factor is chance: another order of summation
+    decides otherwise. Where there is none, a shift of the diagonal makes one, and a refined solution is that without
+    the shift in all directions that rounding tells from zero.
+    """
 
     def __init__(self, M: Tensor) -> None:
         self.scale = M.diagonal(dim1=-2, dim2=-1).rsqrt()[..., None]
-        self.lower = cholesky(self.scale * M * self.scale.mT)
+        self.matrix = self.scale * M * self.scale.mT
+        self.lower, exists = cholesky_where_it_exists(self.matrix)
+        identity, shift = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device), LEAST_SHIFT
+        while not exists.all() and shift < 1:
+            shifted, now = cholesky_where_it_exists(self.matrix + shift * identity)
+            self.lower = torch.where(exists[:, None, None], self.lower, shifted)
+            exists, shift = exists | now, shift * MORE_SHIFT
 
     def solve(self, r: Tensor) -> Tensor:
         """M⁻¹r for r (b, d)."""
-        return (self.scale * torch.cholesky_solve(self.scale * r[..., None], self.lower))[..., 0]
+        r = self.scale * r[..., None]
+        x = torch.cholesky_solve(r, self.lower)
+        x = x + torch.cholesky_solve(r - self.matrix @ x, self.lower)
+        return (self.scale * x)[..., 0]
 
 
 class DualSystem:

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
+from helpers import normal
 
 from benchmarks.peers import peak, records
 from benchmarks.peers.__main__ import main
@@ -119,7 +119,7 @@ def test_records_have_the_keys_and_survive_json(tmp_path):
 def test_the_reference_gradient_matches_finite_differences(case):
     problem, C = problem_of(case), functional(problem_of(case))
     exact = Judge(problem).reference
-    direction = torch.randn(problem.X.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    direction = normal(*problem.X.shape, seed=2)
 
     def score(t):
         return float((Ours(problem._replace(X=problem.X + t * direction), tol=1e-12).forward()[0] * C).sum())

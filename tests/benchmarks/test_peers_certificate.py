@@ -4,6 +4,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 
 from benchmarks.peers import certificate
 from benchmarks.peers.certificate import Answer, coefficients, relative_gaps
@@ -76,7 +77,7 @@ def test_the_gap_bounds_how_far_the_objective_is_from_its_minimum(case):
 def test_a_worse_dual_point_has_a_larger_gap_and_any_dual_point_is_judged():
     problem = problem_of(SVM)
     uniform = problem.Y - 1 / 3
-    wild = problem.Y - 10 * torch.randn(problem.Y.shape, generator=torch.Generator().manual_seed(0))
+    wild = problem.Y - 10 * normal(*problem.Y.shape, dtype=torch.float32)
     found, _ = accelerated(Dual(problem, problem.X), torch.full_like(problem.Y, 1 / 3), 1e-10)
     solved, start, far = (
         relative_gaps(problem, Answer(dual=theta.numpy())).max() for theta in (problem.Y - found, uniform, wild)
@@ -103,7 +104,7 @@ def test_nothing_is_selected_from_the_bound_on():
 
 
 def test_both_projections_onto_the_simplex_are_the_nearest_point():
-    V = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    V = normal(50, 4)
     projected = certificate.project_simplex(V.numpy())
     assert dual.project_simplex(V).numpy() == pytest.approx(projected, abs=1e-15)
     assert projected.min() >= 0
@@ -132,7 +133,7 @@ def test_accelerated_gradient_differentiates(share):
     problem = problem_of(Case("svm", "svm", 9, 14, 3, 2, share, 0.1))
     contender = Accelerated(problem)
     gradient = contender.total()
-    direction = torch.randn(problem.X.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    direction = normal(*problem.X.shape, seed=2)
 
     def score(t):
         W, _ = Accelerated(problem._replace(X=problem.X + t * direction)).forward()
