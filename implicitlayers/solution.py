@@ -82,7 +82,8 @@ class Solution:
         intercept: (..., k), or None where none was fitted.
         dual: (..., n, k), the dual point Θ that certifies ``coef``.
         objective: (...), P(coef).
-        gap: (...), the relative duality gap (P(coef) − D(dual))/P(0), in float64, of the coefficients as returned.
+        gap: (...), the relative duality gap (P(coef) − D(dual))/P(0), in float64, of the coefficients as returned;
+            infinite where they violate a constraint by more than their rounding, NaN where it cannot be computed.
         coef_error: (...), a bound on ‖coef − coef*‖: √(2(P − D)/l2), infinite where l2 = 0.
         derivative_error: (...), an estimate of the relative error of first derivatives; infinite until the gap
             certifies the support, where the optimality system is singular, and where it is a large one and was not
