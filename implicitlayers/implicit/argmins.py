@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from ..solution import OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
-from .structure import TENSOR, Arguments, Structure, alike, describe
+from .structure import TENSOR, Arguments, Structure, alike, describe, is_unknown
 
 Solver = Callable[..., Any]
 
@@ -97,7 +97,8 @@ def root(
     Parameters
     ----------
     residual : result structured as the floating-point tensors of the solution, same shapes; zero at the solution, in
-        differentiable PyTorch operations.
+        differentiable PyTorch operations. Dictionaries are matched by key, in whatever order, named tuples and
+        registered dataclasses by field, lists and tuples by position.
     derivative_order : derivatives are exact up to this order, wrong beyond. 1 halves the cost of a gradient.
     linear_solve : how systems with J are solved: `Dense` (default), `CG`, `NormalCG`, `GMRES`.
     tol : derivatives are as exact as the solution. Warn if its error, estimated by the length of a Newton step
@@ -160,8 +161,10 @@ def _gradient(objective: Callable[..., Tensor]) -> _Residual:
     def gradient(structure: Structure, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         def value(x: Tensor) -> Tensor:
             result = objective(structure.unflatten(x), *args, **kwargs)
-            if not isinstance(result, Tensor) or result.shape != ():
-                raise ValueError(f"objective: given a result of {describe(result)}, expected a tensor of shape ()")
+            if not is_unknown(result) or result.shape != ():
+                raise ValueError(
+                    f"objective: given a result of {describe(result)}, expected a tensor of shape (), floating-point"
+                )
             return result
 
         return torch.func.grad(value)(x)
