@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 OnFail = Literal["raise", "warn", "ignore"]
+ON_FAIL = ("raise", "warn", "ignore")
 
 
 class ConvergenceWarning(UserWarning):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..solution import OnFail
+from .. import arguments
+from ..solution import ON_FAIL, OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
 from .structure import TENSOR, Arguments, Structure, alike, describe, is_unknown
@@ -213,16 +214,13 @@ class _Options:
     solver_only: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        order = self.derivative_order
-        if isinstance(order, bool) or not isinstance(order, int) or order < 0:
-            raise ValueError(f"derivative_order: given {order!r}, expected an integer ≥ 0")
+        arguments.integer("derivative_order", self.derivative_order, least=0)
         if not isinstance(self.linear_solve, LinearSolve):
             given = getattr(self.linear_solve, "__name__", repr(self.linear_solve))
             raise ValueError(f"linear_solve: given {given}, expected Dense(), CG(), NormalCG() or GMRES()")
-        if self.tol is not None and not self.tol > 0:
-            raise ValueError(f"tol: given {self.tol}, expected a number > 0, or None")
-        if self.on_fail not in ("raise", "warn", "ignore"):
-            raise ValueError(f"on_fail: given {self.on_fail!r}, expected 'raise', 'warn' or 'ignore'")
+        arguments.tolerance(self.tol)
+        arguments.one_of("on_fail", self.on_fail, ON_FAIL)
+        arguments.switch("batched", self.batched)
 
 
 class ImplicitFunction:
