@@ -21,7 +21,7 @@ def real(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         # Only an integer, or a fraction of integers, is too large for a float.
-        return math.inf if math.floor(value) > 0 else -math.inf
+        return math.inf if operator.gt(value, 0) else -math.inf
 
 
 def tolerance(given: Any, default: str = "None") -> float | None:

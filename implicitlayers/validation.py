@@ -169,8 +169,8 @@ def _number_of_classes(Y: Tensor) -> int:
     if n_classes > MOST_EMPTY + Y.numel():
         raise ValueError(
             f"Y: given the label {n_classes - 1} among {Y.numel()} labels, expected labels from 0 to k − 1, most of"
-            " them in use: torch.unique(Y, return_inverse=True)[1] numbers the classes without gaps; if there are as many"
-            f" classes, give n_classes={n_classes}"
+            " them in use: torch.unique(Y, return_inverse=True)[1] numbers the classes without gaps; if there are as"
+            f" many classes, give n_classes={n_classes}"
         )
     return n_classes
 
@@ -245,7 +245,8 @@ def _no_absent_class(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:
         element, missing = (int(i) for i in absent.nonzero()[0])
         raise ValueError(
             f"Y: class {missing} of element {element} has no sample: given fit_intercept=True, expected a sample of"
-            " each class, or its unpenalised intercept is −∞; mask the class with class_mask, or set fit_intercept=False"
+            " each class, or its unpenalised intercept is −∞; mask the class with class_mask, or set"
+            " fit_intercept=False"
         )
 
 

@@ -113,8 +113,8 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(glyphs_root):
 
 
 def sampler(n_episodes, step, world_size=1, rank=0) -> EpisodeSampler:
-    process = SimpleNamespace(world_size=world_size, global_rank=rank)
-    return EpisodeSampler(range(n_episodes), process, batch_size=2, steps_taken=lambda: step)
+    process = SimpleNamespace(world_size=world_size, global_rank=rank, limit_train_batches=1.0)
+    return EpisodeSampler(range(n_episodes), process, batch_size=2, batches_taken=lambda: step)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
