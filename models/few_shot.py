@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
+from implicitlayers import arguments
+
 from .datasets.glyphs import Glyphs
+from .divergence import finite
 from .encoders import Encoder
 from .episodes import Episode, EpisodeDataset
 from .heads import Head, HeadOutput
@@ -48,9 +51,9 @@ class FewShotLearner(L.LightningModule):
         label_smoothing: float = 0.0,
     ):
         super().__init__()
-        if not lr > 0:
+        if not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr: given {lr}, expected a number > 0")
-        if not weight_decay >= 0:
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
             raise ValueError(f"weight_decay: given {weight_decay}, expected a number ≥ 0")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing: given {label_smoothing}, expected a number in [0, 1)")
@@ -111,6 +114,7 @@ class FewShotLearner(L.LightningModule):
         loss = cross_entropy(
             output.logits.flatten(0, 1), episode.query_labels.flatten(), label_smoothing=self.label_smoothing
         )
+        finite(loss, f"{prefix}loss", self.global_step)
         log = partial(self.log, prog_bar=True, batch_size=len(output.logits))
         log(f"{prefix}loss", loss)
         log(f"{prefix}features_used", output.features_used.mean())
@@ -168,8 +172,8 @@ class FewShotData(L.LightningDataModule):
             "test_episodes": test_episodes,
         }
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name}: given {value}, expected an integer ≥ 1")
+            arguments.integer(name, value, least=1)
+        arguments.integer("num_workers", num_workers, least=0)
         self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers

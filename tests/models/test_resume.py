@@ -184,14 +184,14 @@ def accumulated(root, folder, accumulate, limit, ckpt_path=None, stop=0):
     return learner, diary, interrupted
 
 
-@pytest.mark.parametrize(("accumulate", "limit"), [(1, None), (2, None), (3, None), (2, 4), (3, 0.8)])
+@pytest.mark.parametrize(("accumulate", "limit"), [(1, None), (2, None), (3, None), (2, 4)])
 def test_accumulated_gradients_change_no_episode_and_are_not_lost(accumulate, limit, glyphs_root, tmp_path):
     whole, diary, interrupted = accumulated(glyphs_root, tmp_path, accumulate, limit)
     assert not interrupted
     length = 5 if limit is None else 4
     # Both epochs have all batches, whatever the number of steps.
     assert [batch[:2] for batch in diary.batches] == [(epoch, i) for epoch in (0, 1) for i in range(length)]
-    for stop in (1, 2, 3, length, length + 1, 2 * length - 1):
+    for stop in (2, length, length + 1):
         folder = tmp_path / str(stop)
         _, before, interrupted = accumulated(glyphs_root, folder, accumulate, limit, stop=stop)
         # Where gradients wait for those of other batches, so does Ctrl-C.
