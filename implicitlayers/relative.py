@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from . import validation
+from . import arguments, validation
+from .implicit import is_transformed
 
 
 class Relative(nn.Module):
@@ -26,7 +27,7 @@ class Relative(nn.Module):
             self.register_buffer("r", value, persistent=False)
         else:
             self.r = value
-        self.differentiate = differentiate
+        self.differentiate = arguments.switch("differentiate", differentiate)
 
     def extra_repr(self) -> str:
         """The share."""
@@ -34,5 +35,10 @@ class Relative(nn.Module):
 
 
 def short(strength: float | Tensor) -> str:
-    """A strength in a representation: a tensor by its shape."""
-    return f"tensor{tuple(strength.shape)}" if isinstance(strength, Tensor) else f"{strength:g}"
+    """A strength in a representation: one number by its value, several, one for each element of a batch, by shape."""
+    if not isinstance(strength, Tensor):
+        return f"{strength:g}" if isinstance(strength, float) else repr(strength)
+    kind = "Parameter" if isinstance(strength, nn.Parameter) else "tensor"
+    if strength.dim() or strength.is_meta or is_transformed(strength):
+        return f"{kind}{tuple(strength.shape)}"
+    return f"{kind}({strength.item():g})"

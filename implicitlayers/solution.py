@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 OnFail = Literal["raise", "warn", "ignore"]
+ON_FAIL = ("raise", "warn", "ignore")
 
 
 class ConvergenceWarning(UserWarning):

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import arguments
 from .hinges import Hinge
 from .implicit import is_transformed, opaque
 from .losses import Multinomial
+from .penalties import Partly
 from .problem import Problem
 
 
@@ -39,26 +41,12 @@ def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -
         if not value.is_floating_point():
             raise ValueError(f"{name}: given a tensor of dtype {value.dtype}, expected {expected}")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = arguments.real(value)
+    if number is None:
         raise ValueError(f"{name}: given {value!r}, expected {expected}")
-    if not allowed.holds(value):
+    if not allowed.holds(number):
         raise ValueError(f"{name}: given {value}, expected {expected}")
-    return float(value)
-
-
-def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: int, time_limit: float | None) -> None:
-    """The options that all layers take."""
-    if tol is not None and not tol > 0:
-        raise ValueError(f"tol: given {tol}, expected a number > 0, or None for a default by dtype")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter: given {max_iter!r}, expected an integer ≥ 1")
-    if on_fail not in ("raise", "warn", "ignore"):
-        raise ValueError(f"on_fail: given {on_fail!r}, expected 'raise', 'warn' or 'ignore'")
-    if isinstance(derivative_order, bool) or not isinstance(derivative_order, int) or derivative_order < 0:
-        raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
-    number = isinstance(time_limit, int | float) and not isinstance(time_limit, bool)
-    if time_limit is not None and not (number and time_limit > 0):
-        raise ValueError(f"time_limit: given {time_limit!r}, expected a number of seconds > 0, or None for no limit")
+    return number
 
 
 def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:
@@ -69,9 +57,9 @@ def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:
     return given or candidates[0]
 
 
-def no_intercept(given: Mapping[str, object]) -> None:
+def no_intercept(fit_intercept: bool) -> None:
     """The hinge takes no intercept."""
-    if given.get("fit_intercept"):
+    if fit_intercept:
         raise ValueError(
             "fit_intercept: given True, expected False: the hinge's dual has no unpenalised coefficients here. Append a"
             " constant column to X, torch.cat([X, torch.ones_like(X[..., :1])], -1); its coefficient is the intercept,"
@@ -89,11 +77,29 @@ def not_both_zero(**strengths: object) -> None:
         )
 
 
+def dense(name: str, tensor: Tensor, device: torch.device | None = None) -> None:
+    """A tensor that holds its values one by one, on ``device`` unless that is None."""
+    if tensor.is_nested:
+        raise ValueError(
+            f"{name}: given a nested tensor, expected a dense one; torch.nested.to_padded_tensor({name}, 0.0) makes it,"
+            " and sample_weight 0 tells that a sample is padding"
+        )
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name}: given a tensor of layout {tensor.layout}, expected a dense one; {name}.to_dense()")
+    if tensor.is_meta:
+        raise ValueError(f"{name}: given a tensor on the meta device, which has no values, expected one that has some")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name}: given a tensor on {tensor.device}, expected {device}, as X; {name}.to(X.device)")
+
+
 def features(X: Tensor) -> None:
-    """X is a floating-point tensor (..., n, m) with at least one sample and one feature."""
+    """X is a dense floating-point tensor (..., n, m) with at least one sample and one feature."""
     if not isinstance(X, Tensor) or not X.is_floating_point():
         given = f"dtype {X.dtype}" if isinstance(X, Tensor) else type(X).__name__
-        raise ValueError(f"X: given {given}, expected a floating-point tensor (..., n, m); X.float() makes one")
+        # A complex tensor has a real part, but nobody knows whether that is meant.
+        make = "" if isinstance(X, Tensor) and X.is_complex() else "; X.float() makes one"
+        raise ValueError(f"X: given {given}, expected a floating-point tensor (..., n, m){make}")
+    dense("X", X)
     if X.dim() < 2 or 0 in X.shape[-2:]:
         raise ValueError(f"X: given shape {tuple(X.shape)}, expected (..., n, m) with n ≥ 1 samples and m ≥ 1 features")
 
@@ -102,11 +108,15 @@ def regression_targets(Y: Tensor, X: Tensor) -> Tensor:
     """Y (..., n, k) in float64."""
     if not isinstance(Y, Tensor) or not Y.is_floating_point():
         given = f"dtype {Y.dtype}" if isinstance(Y, Tensor) else type(Y).__name__
-        raise ValueError(f"Y: given {given}, expected a floating-point tensor (..., n, k); Y.to(X.dtype) makes one")
+        make = "" if isinstance(Y, Tensor) and Y.is_complex() else "; Y.to(X.dtype) makes one"
+        raise ValueError(f"Y: given {given}, expected a floating-point tensor (..., n, k){make}")
+    dense("Y", Y, X.device)
     n = X.shape[-2]
     if Y.dim() < 2 or Y.shape[-2] != n:
         hint = "; for one target per sample pass y.unsqueeze(-1)" if Y.shape[-1:] == (n,) else ""
         raise ValueError(f"Y: given shape {tuple(Y.shape)}, expected (..., {n}, k), X having {n} samples{hint}")
+    if not Y.shape[-1]:
+        raise ValueError(f"Y: given shape {tuple(Y.shape)}, expected (..., {n}, k) with k ≥ 1 targets")
     return Y.to(torch.float64)
 
 
@@ -117,10 +127,12 @@ def class_targets(Y: Tensor, X: Tensor, n_classes: int | None) -> Tensor:
     """
     n = X.shape[-2]
     expected = f"integer labels (..., {n}) or one-hot targets (..., {n}, k), X having {n} samples"
-    if not isinstance(Y, Tensor):
-        raise ValueError(f"Y: given {type(Y).__name__}, expected {expected}")
+    if not isinstance(Y, Tensor) or Y.is_complex():
+        given = f"dtype {Y.dtype}" if isinstance(Y, Tensor) else type(Y).__name__
+        raise ValueError(f"Y: given {given}, expected {expected}")
+    dense("Y", Y, X.device)
     if Y.is_floating_point() or Y.dtype == torch.bool:
-        if Y.dim() < 2 or Y.shape[-2] != n or (n_classes is not None and Y.shape[-1] != n_classes):
+        if Y.dim() < 2 or Y.shape[-2] != n or Y.shape[-1] != (n_classes or max(Y.shape[-1], 1)):
             hint = "; labels must be integers: Y.long() makes them" if Y.shape[-1:] == (n,) and Y.dim() < 2 else ""
             classes = "" if n_classes is None else f", with k = n_classes = {n_classes}"
             raise ValueError(f"Y: given shape {tuple(Y.shape)}, dtype {Y.dtype}, expected {expected}{classes}{hint}")
@@ -134,9 +146,33 @@ def class_targets(Y: Tensor, X: Tensor, n_classes: int | None) -> Tensor:
             raise ValueError(
                 f"n_classes: given None, expected the number of classes: Y, {tuple(Y.shape)}, has no label"
             )
-        n_classes = max(int(Y.max()) + 1, 2)
+        n_classes = _number_of_classes(Y)
+    if Y.numel() * n_classes > MOST_ENTRIES:
+        raise ValueError(
+            f"n_classes: given {n_classes} for labels {tuple(Y.shape)}, expected fewer: one-hot targets would take"
+            f" {Y.numel() * n_classes * 8 / 2**30:.3g} GiB; number the classes from 0 without gaps"
+        )
     # A label out of range gives a row of zeros, which the check of values reports.
     return (Y[..., None] == torch.arange(n_classes, device=Y.device)).to(torch.float64)
+
+
+# Entries of one-hot targets, 16 GiB of them: what is larger is a mistake, and is not to end in the machine's memory.
+MOST_ENTRIES = 2**31
+# Classes that have no sample, where the number of classes is read off the largest label. A few are plausible, those of
+# a data set of which this is an episode, say; thousands are identifiers, or targets of a regression.
+MOST_EMPTY = 1000
+
+
+def _number_of_classes(Y: Tensor) -> int:
+    """One more than the largest label, and at least two."""
+    n_classes = max(int(Y.long().max()) + 1, 2)
+    if n_classes > MOST_EMPTY + Y.numel():
+        raise ValueError(
+            f"Y: given the label {n_classes - 1} among {Y.numel()} labels, expected labels from 0 to k − 1, most of"
+            " them in use: torch.unique(Y, return_inverse=True)[1] numbers the classes without gaps; if there are as"
+            f" many classes, give n_classes={n_classes}"
+        )
+    return n_classes
 
 
 def trailing(name: str, tensor: Tensor, size: int, what: str) -> None:
@@ -144,6 +180,8 @@ def trailing(name: str, tensor: Tensor, size: int, what: str) -> None:
     if not isinstance(tensor, Tensor) or tensor.dim() < 1 or tensor.shape[-1] != size:
         given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
         raise ValueError(f"{name}: given {given}, expected a tensor (..., {size}), one entry per {what}")
+    if tensor.is_complex():
+        raise ValueError(f"{name}: given dtype {tensor.dtype}, expected real numbers")
 
 
 def mask(name: str, tensor: Tensor, size: int, what: str) -> None:
@@ -194,6 +232,22 @@ def classes(problem: Problem) -> None:
     """Every sample that is present has a class, where targets are classes; ``problem`` holds plain tensors."""
     if isinstance(problem.loss, Hinge | Multinomial):
         _classes(problem.Y, problem.weight, problem.loss.class_mask)
+        if isinstance(problem.penalty, Partly):
+            _no_absent_class(problem.Y, problem.weight, problem.loss.class_mask)
+
+
+def _no_absent_class(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:
+    """Every class has a sample: the intercept of one without, which nothing penalises, would be −∞."""
+    share = (weight[..., None] * Y).sum(-2)
+    # An element without samples, or with a non-finite Y, has no minimiser anyway, or a status of its own.
+    absent = class_mask & (share == 0) & (share.isfinite().all(-1) & (weight.sum(-1) > 0))[..., None]
+    if absent.any():
+        element, missing = (int(i) for i in absent.nonzero()[0])
+        raise ValueError(
+            f"Y: class {missing} of element {element} has no sample: given fit_intercept=True, expected a sample of"
+            " each class, or its unpenalised intercept is −∞; mask the class with class_mask, or set"
+            " fit_intercept=False"
+        )
 
 
 def _classes(Y: Tensor, weight: Tensor, class_mask: Tensor) -> None:

@@ -1,8 +1,12 @@
 """The command line: ``python -m implicitlayers.models {fit,validate,test} --config glyphs``.
 
 Every constructor argument of the learner, its encoder and head, the data and the trainer is an option; a YAML file
-given by ``--config`` sets any of them, and options after it override it. ``--config NAME`` without a file of that
-name means the configuration shipped as ``implicitlayers/models/configs/NAME.yaml``.
+given by ``--config`` sets any of them, and options override it. ``--config NAME`` without a file of that name means
+the configuration shipped as ``implicitlayers/models/configs/NAME.yaml``.
+
+``validate`` and ``test`` of a checkpoint take learner and data as they were in training, which is part of the
+checkpoint, whatever a configuration file says. An option such as ``--data.shot 1`` still has its way. What differs
+from the training, or from the file, is said.
 """
 
 import logging
@@ -10,20 +14,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
+from .divergence import Diverged
 from .encoders import Encoder
 from .few_shot import FewShotData, FewShotLearner
 from .heads import Head
 from .resume import Resumable
+from .trained import KEY, Arguments, SaveConfig, check_parameters, differences, read_checkpoint, without_local
 
 PROGRAM = "python -m implicitlayers.models"
 
@@ -34,6 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
     FewShotCLI(
         FewShotLearner,
         FewShotData,
+        save_config_callback=SaveConfig,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         auto_configure_optimizers=False,
@@ -81,7 +89,44 @@ class FewShotCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the list ``args``, in which a shipped configuration may be called by its name."""
-        self.config = parser.parse_args(named_configs(args))
+        args = named_configs(args)
+        arguments = Arguments.of(args)
+        trained = self._trained(arguments)
+        if trained is None:
+            self.config = parser.parse_args(args)
+            return
+        self.config = parser.parse_args(arguments.in_order(without_local(trained)))
+        used = self._settings(parser, self.config)
+        for name, now, then in differences(used, yaml.safe_load(trained)):
+            print(f"{name} is {now}, as asked for; in training it was {then}.", file=sys.stderr)
+        if arguments.configs:
+            file = self._settings(parser, parser.parse_args(arguments.in_order()))
+            for name, now, written in differences(used, file):
+                print(
+                    f"{name} is {now}, as in training; the configuration file's {written} is not used.", file=sys.stderr
+                )
+
+    def _trained(self, arguments: Arguments) -> str | None:
+        """The configuration in the checkpoint that is to be validated or tested, if there is one."""
+        if arguments.subcommand not in (["validate"], ["test"]) or arguments.ckpt_path is None:
+            return None
+        try:
+            trained = read_checkpoint(arguments.ckpt_path).get(KEY)
+        except ValueError as error:
+            self._parser(arguments.subcommand[0]).error(str(error))
+        if trained is None:
+            print(
+                f"{arguments.ckpt_path} does not hold the configuration of its training; that of this command is used.",
+                file=sys.stderr,
+            )
+        return trained
+
+    def _settings(self, parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+        """A parsed configuration of a subcommand as plain values."""
+        return yaml.safe_load(parser.dump(config, skip_none=False))[config.subcommand]
+
+    def _parse_ckpt_path(self) -> None:
+        """Settings come from the command line and from `_trained` alone, not from Lightning's look at a checkpoint."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Always save: the last state to resume from, and the best by validation accuracy."""
@@ -106,19 +151,38 @@ class FewShotCLI(LightningCLI):
         """Build the learner, the data and the trainer; a value that they refuse ends the program with its message."""
         try:
             super().instantiate_classes()
+            path = self.config[self.subcommand].ckpt_path
+            if path and path not in ("last", "best", "hpc"):
+                check_parameters(path, read_checkpoint(path), self.model)
             self.datamodule.setup(self.subcommand)
-        except ValueError as error:
+        except (ValueError, MisconfigurationException) as error:
             self._parser(self.subcommand).error(str(error))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what ends it, but for a fault of the program, is one sentence, and an exit code other than 0."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Diverged as error:
+            sys.exit(f"{self._parser(subcommand).prog}: {error}")
+        except (ValueError, MisconfigurationException) as error:
+            self._parser(subcommand).error(str(error))
 
 
 def named_configs(args: Sequence[str]) -> list[str]:
-    """Replace the name of a shipped configuration after ``--config`` or ``-c`` by its path."""
+    """Replace the name of a shipped configuration after ``--config``, ``-c`` or ``--config=`` by its path."""
     shipped = {Path(str(path)).stem: str(path) for path in files(__package__).joinpath("configs").iterdir()}
     args = list(args)
-    for i, (flag, value) in enumerate(pairwise(args)):
-        if flag in ("--config", "-c") and value in shipped and not Path(value).exists():
-            args[i + 1] = shipped[value]
+    for i, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if equals and flag in ("--config", "-c"):
+            args[i] = flag + equals + _shipped(value, shipped)
+        elif i and args[i - 1] in ("--config", "-c"):
+            args[i] = _shipped(arg, shipped)
     return args
+
+
+def _shipped(name: str, shipped: dict[str, str]) -> str:
+    return name if Path(name).exists() else shipped.get(name, name)
 
 
 def progress_bar() -> RichProgressBar:

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
+from implicitlayers import arguments
+
 from .datasets.glyphs import Glyphs
+from .divergence import finite
 from .encoders import Encoder
 from .episodes import Episode, EpisodeDataset
 from .heads import Head, HeadOutput
@@ -48,9 +51,9 @@ class FewShotLearner(L.LightningModule):
         label_smoothing: float = 0.0,
     ):
         super().__init__()
-        if not lr > 0:
+        if not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr: given {lr}, expected a number > 0")
-        if not weight_decay >= 0:
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
             raise ValueError(f"weight_decay: given {weight_decay}, expected a number ≥ 0")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing: given {label_smoothing}, expected a number in [0, 1)")
@@ -111,6 +114,7 @@ class FewShotLearner(L.LightningModule):
         loss = cross_entropy(
             output.logits.flatten(0, 1), episode.query_labels.flatten(), label_smoothing=self.label_smoothing
         )
+        finite(loss, f"{prefix}loss", self.global_step)
         log = partial(self.log, prog_bar=True, batch_size=len(output.logits))
         log(f"{prefix}loss", loss)
         log(f"{prefix}features_used", output.features_used.mean())
@@ -128,9 +132,9 @@ class FewShotLearner(L.LightningModule):
 class FewShotData(L.LightningDataModule):
     """Episodes of the Glyphs alphabets: training, validation and test classes are disjoint.
 
-    Episode i of each split is a function of (seed, i) alone. Training step t of a batch of B uses the episodes
-    tB … tB + B − 1, also when training resumes in the middle of an epoch, where Lightning would start over with
-    the epoch's first episodes.
+    Episode i of each split is a function of (seed, i) alone. Batch t of B episodes has the episodes tB … tB + B − 1 of
+    its epoch, also when training resumes in the middle of an epoch, where Lightning would start over with the epoch's
+    first episodes. With ``accumulate_grad_batches`` of the trainer a step of the optimiser takes several batches.
 
     Args:
         root: folder for the cached images; None for the default of `Glyphs`.
@@ -138,8 +142,8 @@ class FewShotData(L.LightningDataModule):
         shot: labelled images per class.
         query: images to classify per class, in training.
         test_query: the same, in validation and test.
-        batch_size: episodes per step.
-        steps: training steps per epoch; every epoch has the same episodes, so rather raise this than the epochs.
+        batch_size: episodes per batch.
+        steps: training batches per epoch; every epoch has the same episodes, so rather raise this than the epochs.
         val_episodes: episodes of a validation.
         test_episodes: episodes of a test.
         seed: of all episodes.
@@ -168,8 +172,8 @@ class FewShotData(L.LightningDataModule):
             "test_episodes": test_episodes,
         }
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name}: given {value}, expected an integer ≥ 1")
+            arguments.integer(name, value, least=1)
+        arguments.integer("num_workers", num_workers, least=0)
         self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -180,7 +184,7 @@ class FewShotData(L.LightningDataModule):
             "test": partial(episodes, query=test_query, n_episodes=test_episodes),
         }
         self.episodes: dict[str, EpisodeDataset] = {}
-        self._restored_steps = 0
+        self._restored_batches = 0
 
     def setup(self, stage: str) -> None:
         """Draw up the episodes that ``stage`` (fit, validate or test) needs.
@@ -188,7 +192,7 @@ class FewShotData(L.LightningDataModule):
         Raises:
             ValueError: where a split has too few classes or images for the episodes.
         """
-        self._restored_steps = 0
+        self._restored_batches = 0
         splits = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
         for split in splits:
             if split not in self.episodes:
@@ -197,7 +201,7 @@ class FewShotData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Training episodes, from where training stands."""
         assert self.trainer is not None, "train_dataloader() is called by a Trainer"
-        sampler = EpisodeSampler(self.episodes["train"], self.trainer, self.batch_size, self._steps_taken)
+        sampler = EpisodeSampler(self.episodes["train"], self.trainer, self.batch_size, self._batches_taken)
         return self._loader("train", sampler)
 
     def val_dataloader(self) -> DataLoader:
@@ -209,16 +213,20 @@ class FewShotData(L.LightningDataModule):
         return self._loader("test")
 
     def state_dict(self) -> dict[str, int]:
-        """Part of a checkpoint: the number of training steps taken."""
-        return {"steps_taken": self._steps_taken()}
+        """Part of a checkpoint: the number of training batches taken."""
+        return {"batches_taken": self._batches_taken()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue after the steps of a checkpoint."""
-        self._restored_steps = state_dict["steps_taken"]
+        """Continue after the batches of a checkpoint."""
+        self._restored_batches = state_dict["batches_taken"]
 
-    def _steps_taken(self) -> int:
-        # Lightning may ask for the loader before it restores the trainer's own count, and so may its workers.
-        return max(self._restored_steps, 0 if self.trainer is None else self.trainer.global_step)
+    def _batches_taken(self) -> int:
+        # Lightning may ask for the loader before it restores the trainer's own count, and so may its workers. Batches
+        # are counted, not steps of the optimiser, which may take several of them.
+        if self.trainer is None:
+            return self._restored_batches
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()
+        return max(self._restored_batches, int(progress["total"]["processed"]))
 
     def _loader(self, split: str, sampler: "EpisodeSampler | None" = None) -> DataLoader:
         return DataLoader(
@@ -237,17 +245,23 @@ class EpisodeSampler(DistributedSampler):
     Args:
         episodes: of one epoch.
         trainer: whose processes share them.
-        batch_size: episodes per step and process.
-        steps_taken: says how many steps were taken, over all epochs, when an epoch starts.
+        batch_size: episodes per batch and process.
+        batches_taken: says how many batches were taken, over all epochs, when an epoch starts.
     """
 
-    def __init__(self, episodes: EpisodeDataset, trainer: L.Trainer, batch_size: int, steps_taken: Callable[[], int]):
+    def __init__(self, episodes: EpisodeDataset, trainer: L.Trainer, batch_size: int, batches_taken: Callable[[], int]):
         super().__init__(episodes, trainer.world_size, trainer.global_rank, shuffle=False)
         self.batch_size = batch_size
-        self.steps_taken = steps_taken
+        self.batches_taken = batches_taken
+        self._limit = trainer.limit_train_batches
 
     def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.steps_taken() * self.batch_size % self.num_samples, None)
+        return islice(super().__iter__(), self.batches_taken() % self._batches_per_epoch() * self.batch_size, None)
+
+    def _batches_per_epoch(self) -> int:
+        """All of them, or as many, or the share, that the trainer is limited to."""
+        batches = math.ceil(self.num_samples / self.batch_size)
+        return min(batches, self._limit) if isinstance(self._limit, int) else int(batches * self._limit)
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -48,7 +48,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, scale: float):
         super().__init__()
-        if not scale > 0:
+        if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale: given {scale}, expected a number > 0")
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 

@@ -31,7 +31,22 @@ class EpisodeAccuracy(Metric):
         self.add_state("accuracies", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add episodes: logits (B, q, way), labels (B, q)."""
+        """Add episodes: logits (B, q, way), labels (B, q).
+
+        Raises:
+            ValueError: shapes that do not fit, or logits with NaN, which have no largest.
+        """
+        if logits.dim() != 3 or labels.shape != logits.shape[:-1] or 0 in logits.shape[1:]:
+            raise ValueError(
+                f"labels: given shape {tuple(labels.shape)} for logits {tuple(logits.shape)}, expected (B, q) for"
+                " (B, q, way), q and way ≥ 1"
+            )
+        broken = logits.isnan().flatten(1).any(1)
+        if broken.any():
+            raise ValueError(
+                f"logits: given NaN in {int(broken.sum())} of {len(broken)} episodes, the first"
+                f" {int(broken.nonzero()[0])}, expected numbers; a diverged encoder, or missing values in the images?"
+            )
         self.accuracies.append((logits.argmax(dim=-1) == labels).float().mean(dim=-1))
 
     def compute(self) -> Estimate:

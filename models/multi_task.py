@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import implicitlayers as il
 
+from .divergence import finite
 from .inner import InnerProblem
 from .tasks import Tasks
 
@@ -69,7 +70,7 @@ class MultiTaskLearner(L.LightningModule):
         if not (math.isfinite(lr) and lr > 0):
             raise ValueError(f"lr: given {lr}, expected a number > 0")
         for name, value in {"outer_l1": outer_l1, "outer_l2": outer_l2, "weight_decay": weight_decay}.items():
-            if not value >= 0:
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}: given {value}, expected a number ≥ 0")
         self.save_hyperparameters(ignore=["encoder", "inner"])
         self.encoder = encoder
@@ -105,6 +106,7 @@ class MultiTaskLearner(L.LightningModule):
     def training_step(self, tasks: Tasks, batch_idx: int) -> Tensor:
         """The outer loss of a batch of tasks."""
         loss, solution = self(tasks)
+        finite(loss, "loss", self.global_step)
         self.log("loss", loss, prog_bar=True)
         self.log("codes_used", solution.support.float().mean(), prog_bar=True)
         self.log("worst_gap", solution.gap.max().float(), on_step=False, on_epoch=True, reduce_fx="max")

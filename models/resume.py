@@ -16,8 +16,12 @@ class Resumable(Checkpoint):
 
     The first Ctrl-C (SIGINT) waits for the training step in progress, and for a validation due right after it, then
     saves and stops: a checkpoint taken inside a step would hold batch statistics of a step that the weights never
-    took. A second Ctrl-C, or any exception, stops at once; training then continues from the last periodic save. In
-    both cases a message names the checkpoint and, if known, the command that continues.
+    took. With ``accumulate_grad_batches`` a step has several batches, and it is waited for all of them: gradients
+    summed so far are part of no checkpoint. One that another callback took inside a step, at a validation there, is
+    refused: training continued from it would end elsewhere.
+
+    A second Ctrl-C, or any exception, stops at once; training then continues from the last periodic save. In both cases
+    a message names the checkpoint and, if known, the command that continues.
 
     Args:
         dirpath: folder of ``last.ckpt``; None for ``checkpoints`` in the trainer's log folder.
@@ -37,6 +41,7 @@ class Resumable(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved_step: int | None = None
         self._stop_requested = False
+        self._inside_step = False
 
     def ckpt_path(self, trainer: L.Trainer) -> Path:
         """Where the checkpoint is, or will be."""
@@ -48,6 +53,12 @@ class Resumable(Checkpoint):
         Python allows that in the main thread only; elsewhere the periodic saves must do.
         """
         self._stop_requested = False
+        if trainer.ckpt_path is not None and self._inside_step:
+            raise ValueError(
+                f"ckpt_path: given {trainer.ckpt_path}, taken between the batches of one step of the optimiser, whose"
+                " gradients are lost; expected one taken after a step, such as last.ckpt beside it"
+            )
+        self._inside_step = False
         continues = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.ckpt_path(trainer)
         self._saved_step = trainer.global_step if continues else None
         if threading.current_thread() is threading.main_thread():
@@ -57,6 +68,7 @@ class Resumable(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save or stop after a step, unless a validation follows: see `on_validation_end`."""
+        self._inside_step = _is_inside_step(trainer)
         if not _validation_is_next(trainer, batch_idx):
             self._save_or_stop(trainer)
 
@@ -81,6 +93,14 @@ class Resumable(Checkpoint):
         if self.command:
             print("Continue with:\n  " + self.command.format(ckpt_path=path, log_dir=trainer.log_dir))
 
+    def state_dict(self) -> dict[str, bool]:
+        """Part of every checkpoint: whether it was taken inside a step."""
+        return {"inside_step": self._inside_step}
+
+    def load_state_dict(self, state_dict: dict[str, bool]) -> None:
+        """Remember for `on_train_start`: a checkpoint taken inside a step will do for everything but training."""
+        self._inside_step = state_dict["inside_step"]
+
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         if self._stop_requested:
             raise KeyboardInterrupt
@@ -88,6 +108,8 @@ class Resumable(Checkpoint):
         print("\nStopping after this step; Ctrl-C again stops at once.")
 
     def _save_or_stop(self, trainer: L.Trainer) -> None:
+        if self._inside_step:
+            return
         if self._stop_requested or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         if self._stop_requested:
@@ -96,6 +118,12 @@ class Resumable(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.ckpt_path(trainer))
         self._saved_step = trainer.global_step
+
+
+def _is_inside_step(trainer: L.Trainer) -> bool:
+    """Whether gradients of the batch that just ended wait for those of the next."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.state_dict()
+    return not progress["is_last_batch"] and progress["current"]["processed"] % trainer.accumulate_grad_batches != 0
 
 
 def _validation_is_next(trainer: L.Trainer, batch_idx: int) -> bool:

@@ -1,9 +1,13 @@
+import math
 import re
 import warnings
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from helpers import labels, normal
+from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 
 import implicitlayers as il
@@ -434,3 +438,374 @@ def test_representation_shows_strengths_and_options():
     shown = repr(il.MulticlassSVM(0.25, torch.ones(3), tol=1e-5))
     for part in ("MulticlassSVM", "l2=0.25", "l1=tensor(3,)", "tol=1e-05", "on_fail='warn'"):
         assert part in shown
+
+
+# Case 31: what else is given by mistake.
+
+ALL_LAYERS = {
+    "Ridge": lambda **o: il.Ridge(**{"l2": 0.1, **o}),
+    "Lasso": lambda **o: il.Lasso(**{"l1": 0.1, **o}),
+    "ElasticNet": lambda **o: il.ElasticNet(**{"l1": 0.1, "l2": 0.1, **o}),
+    "GroupLasso": lambda **o: il.GroupLasso(**{"l1": 0.1, "l2": 0.1, "group_weights": torch.ones(M).double(), **o}),
+    "SparseGroupLasso": lambda **o: il.SparseGroupLasso(**{"l1": 0.1, "group_l1": 0.1, "l2": 0.1, **o}),
+    "NonNegativeRegression": lambda **o: il.NonNegativeRegression(**{"l1": 0.1, "l2": 0.1, **o}),
+    "BoxRegression": lambda **o: il.BoxRegression(**{"lower": -0.2, "upper": 0.3, "l2": 0.1, **o}),
+    "SimplexRegression": lambda **o: il.SimplexRegression(**{"total": 1.0, "l2": 0.1, **o}),
+    "HuberRegression": lambda **o: il.HuberRegression(**{"l1": 0.1, "l2": 0.1, "delta": 1.0, **o}),
+    "SparseRidge": lambda **o: il.SparseRidge(**{"l2": 0.1, "n_nonzero": 2, **o}),
+    "MulticlassSVM": lambda **o: il.MulticlassSVM(**{"l2": 0.1, "l1": 0.1, "smoothing": 0.5, **o}),
+    "BinarySVM": lambda **o: il.BinarySVM(**{"l2": 0.1, "l1": 0.1, "smoothing": 0.5, **o}),
+    "LogisticRegression": lambda **o: il.LogisticRegression(**{"l1": 0.1, "l2": 0.1, **o}),
+}
+every = pytest.mark.parametrize("name", ALL_LAYERS)
+CLASSIFIERS = ("MulticlassSVM", "BinarySVM", "LogisticRegression")
+
+
+def targets_of(name):
+    return LABELS % 2 if name == "BinarySVM" else LABELS if name in CLASSIFIERS else Y
+
+
+def arguments_of(name):
+    """Those of a call, by name, all of them given."""
+    given = {"X": X, "Y": targets_of(name), "sample_weight": torch.ones(N, dtype=torch.float64)}
+    if name in CLASSIFIERS:
+        given["class_mask"] = torch.ones(2 if name == "BinarySVM" else K, dtype=torch.bool)
+    return given
+
+
+def strengths_of(layer):
+    """By name; a Lasso's l2 is no argument of its own."""
+    return ["l1"] if isinstance(layer, il.Lasso) else list(layer._allowed)
+
+
+BROKEN = {
+    "sparse": (lambda t: t.to_sparse(), "sparse_coo"),
+    "meta": (lambda t: t.to("meta"), "meta device"),
+    "complex": (lambda t: t.to(torch.complex64), "complex64"),
+    "numpy": (lambda t: t.numpy(), "ndarray"),
+}
+
+
+@every
+@pytest.mark.parametrize("broken", BROKEN)
+def test_tensors_without_plain_values_are_named(name, broken):
+    change, part = BROKEN[broken]
+    for argument, value in arguments_of(name).items():
+        given = arguments_of(name) | {argument: change(value)}
+        fails(lambda: ALL_LAYERS[name]()(**given), f"^{argument}: given", part)  # noqa: B023
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@named
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_features_suggest_padding(name, layout):
+    nested = torch.nested.nested_tensor([X, X[:3]], layout=layout)
+    fails(
+        lambda: LAYERS[name]()(nested, target(name)), "^X: given a nested tensor", "to_padded_tensor", "sample_weight"
+    )
+
+
+@every
+def test_tensors_on_another_device_are_named(name):
+    """No such device is needed to say so: fake tensors have shapes and devices, and no values."""
+    layer = ALL_LAYERS[name](**({"n_classes": K} if name in CLASSIFIERS[::2] else {}))  # else labels are looked at
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for argument, value in arguments_of(name).items():
+            if argument == "X":
+                continue
+            elsewhere = torch.empty(value.shape, dtype=value.dtype, device="cuda")
+            given = arguments_of(name) | {argument: elsewhere}
+            fails(lambda: layer(**given), rf"^{argument}: .* cuda:0, expected cpu, as X")  # noqa: B023
+
+
+@every
+@pytest.mark.parametrize("broken", ["sparse", "meta"])
+def test_strengths_without_plain_values_are_named(name, broken):
+    change, part = BROKEN[broken]
+    for strength in strengths_of(ALL_LAYERS[name]()):
+        value = torch.tensor([0.1 if strength != "lower" else -0.1], dtype=torch.float64)
+        layer = ALL_LAYERS[name](**{strength: change(value)})
+        fails(lambda: layer(X, targets_of(name)), f"^{strength}: given", part)  # noqa: B023
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_LAYERS if name not in CLASSIFIERS])
+def test_no_target(name):
+    fails(lambda: ALL_LAYERS[name]()(X, Y[:, :0]), r"^Y: given shape \(6, 0\)", "k ≥ 1")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_no_class(name):
+    fails(lambda: ALL_LAYERS[name]()(X, torch.zeros(N, 0)), r"^Y: given shape \(6, 0\)")
+
+
+@every
+@pytest.mark.parametrize("init", [torch.zeros(M, K), torch.zeros(()), "last", 0, (X, Y)], ids=str)
+def test_a_start_that_is_no_solution(name, init):
+    fails(lambda: ALL_LAYERS[name]()(X, targets_of(name), init=init), f"^init: given {type(init).__name__}", "Solution")
+
+
+@every
+def test_a_start_of_another_shape(name):
+    other = il.Ridge(0.1).solve(normal(N, M + 1), Y)
+    fails(lambda: ALL_LAYERS[name]()(X, targets_of(name), init=other), "^init: given a solution with coef", r"\(5, 3\)")
+
+
+@pytest.mark.parametrize("label", [10**13, 2000])
+@pytest.mark.parametrize("name", ["MulticlassSVM", "LogisticRegression"])
+def test_labels_that_are_no_class_numbers(name, label):
+    """Without them being made one-hot, 80 TB of it; and the repair that the message names works."""
+    y = LABELS.clone()
+    y[2] = label
+    fails(lambda: ALL_LAYERS[name]()(X, y), f"^Y: given the label {label} among 6", f"n_classes={label + 1}", "unique")
+    assert ALL_LAYERS[name]()(X, torch.unique(y, return_inverse=True)[1]).shape == (M, len(y.unique()))
+
+
+def test_a_few_classes_without_samples_are_classes():
+    y = LABELS.clone()
+    y[2] = 100
+    assert il.MulticlassSVM(0.1)(X, y).shape == (M, 101)
+    assert il.MulticlassSVM(0.1)(X, y.to(torch.uint8)).shape == (M, 101)
+
+
+@pytest.mark.parametrize("n_classes", [10**13, 10**30])
+def test_numbers_of_classes_that_no_memory_holds(n_classes):
+    fails(lambda: il.MulticlassSVM(0.1, n_classes=n_classes)(X, LABELS), f"^n_classes: given {n_classes}", "GiB")
+
+
+@grouped
+@pytest.mark.parametrize(
+    ("groups", "part"),
+    [
+        ([0, 0, 1, 0], r"groups=\[\[0, 1, 3\], \[2\]\]"),
+        (torch.tensor([1, 0, 0, 1]), r"groups=\[\[1, 2\], \[0, 3\]\]"),
+        ([[0, 1.0], [2, 3]], "expected lists"),
+        (["ab", "cd"], "expected lists"),
+        (2, "given 2, expected lists"),
+        ([[0, 1], 2, 3], "expected lists"),
+    ],
+    ids=["numbers of groups", "tensor", "floats", "names", "number", "mixed"],
+)
+def test_groups_that_list_no_features(make, groups, part):
+    fails(lambda: make(groups=groups), "^groups: given", part)
+
+
+@pytest.mark.parametrize("kind", [tuple, torch.tensor, np.array, lambda g: (range(2), {2, 3})])
+def test_groups_may_be_any_sequences_of_integers(kind):
+    groups = [[0, 1], [2, 3]]
+    assert torch.equal(il.GroupLasso(0.1, groups=kind(groups))(X, Y), il.GroupLasso(0.1, groups=groups)(X, Y))
+
+
+OPTIONS = [
+    ("tol", "x"),
+    ("tol", True),
+    ("tol", float("nan")),
+    ("tol", 1j),
+    ("tol", [1e-6]),
+    ("max_iter", "10"),
+    ("max_iter", None),
+    ("on_fail", None),
+    ("on_fail", True),
+    ("derivative_order", True),
+    ("derivative_order", None),
+    ("fit_intercept", "no"),
+    ("fit_intercept", 1),
+    ("fit_intercept", None),
+    ("solver", "nope"),
+    ("solver", 3),
+]
+
+
+@every
+@pytest.mark.parametrize(("option", "value"), OPTIONS)
+def test_options_are_checked_at_construction_and_when_set_later(name, option, value):
+    fails(lambda: ALL_LAYERS[name](**{option: value}), f"^{option}: given {re.escape(repr(value))}")
+    layer = ALL_LAYERS[name]()
+    setattr(layer, option, value)
+    fails(lambda: layer(X, targets_of(name)), f"^{option}: given {re.escape(repr(value))}")
+
+
+@every
+def test_options_set_later_hold(name):
+    layer = ALL_LAYERS[name](on_fail="ignore")
+    layer.max_iter, layer.tol = 77, 1e-3
+    assert layer.options.max_iter == 77
+    assert "max_iter=77" in repr(layer)
+    assert (layer.solve(X, targets_of(name)).gap <= 1e-3).all()
+    if name != "SparseRidge":  # one algorithm for all of these: it is always allowed
+        layer.solver = layer.solve(X, targets_of(name)).solver
+        assert layer.solve(X, targets_of(name)).solver == layer.solver
+
+
+@every
+def test_every_solver_has_a_name_that_is_known(name):
+    solved = ALL_LAYERS[name]().solve(X, targets_of(name))
+    assert ALL_LAYERS[name](solver=solved.solver).solver == solved.solver
+
+
+NUMBERS = [np.float32(0.25), np.float64(0.25), np.array(0.25), Fraction(1, 4), np.float16(0.25)]
+
+
+@every
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: type(n).__name__)
+def test_real_numbers_of_any_kind_are_strengths(name, number):
+    for strength in strengths_of(ALL_LAYERS[name]()):
+        value = -number if strength == "lower" else number
+        given, plain = (ALL_LAYERS[name](**{strength: v}) for v in (value, float(value)))
+        assert repr(given) == repr(plain)
+        assert torch.equal(given(X, targets_of(name)), plain(X, targets_of(name)))
+
+
+@pytest.mark.parametrize("number", [1, np.int64(1), np.uint8(1), np.array(1)])
+def test_integers_of_any_kind_are_strengths(number):
+    assert torch.equal(il.Ridge(number)(X, Y), il.Ridge(1.0)(X, Y))
+    assert il.SparseRidge(0.1, np.int64(2))(X, Y).shape == (M, K)
+
+
+@every
+@pytest.mark.parametrize("value", [np.bool_(True), np.array([0.1]), 1j, np.complex64(1j), 10**400, Fraction(-1, 3)])
+def test_what_is_no_real_number_is_no_strength(name, value):
+    for strength in strengths_of(ALL_LAYERS[name]()):
+        if strength in ("lower", "upper") and isinstance(value, int | Fraction):
+            continue  # These may be infinite, and a lower bound negative.
+        fails(lambda: ALL_LAYERS[name](**{strength: value}), f"^{strength}: given")  # noqa: B023
+
+
+@pytest.mark.parametrize("strengths", [{"l1": 0.1}, {"l2": 0.1}])
+def test_a_class_without_samples_has_no_finite_intercept(strengths):
+    """Not l2 is to blame. Masked, or with an intercept for none, there is a solution."""
+    layer = il.LogisticRegression(n_classes=3, fit_intercept=True, **strengths)
+    many, y = normal(2, N, M), torch.stack([LABELS, LABELS % 2])
+    parts = "^Y: class 2 of element 1 has no sample", "class_mask", "fit_intercept=False"
+    fails(lambda: layer(many, y), *parts)
+    absent = torch.stack([torch.ones(N), (LABELS != 2).float()])
+    fails(lambda: layer(many, LABELS, sample_weight=absent), *parts)
+    fails(lambda: vmap(layer)(many, y), *parts)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    assert layer.solve(many, y, class_mask=mask).converged.all()
+    assert il.LogisticRegression(n_classes=3, **strengths).solve(many, y).converged.all()
+
+
+# Case 37: strengths set later.
+
+
+@every
+@pytest.mark.parametrize("value", [-0.5, math.nan, "0.1", None, True])
+def test_strengths_set_later_are_checked_as_at_construction(name, value):
+    for strength in strengths_of(ALL_LAYERS[name]()):
+        wrong = 0.5 if strength == "lower" and value == -0.5 else value
+        with pytest.raises(ValueError, match=f"^{strength}: given") as at_construction:
+            ALL_LAYERS[name](**{strength: wrong})
+        layer = ALL_LAYERS[name]()
+        setattr(layer, strength, wrong)
+        with pytest.raises(ValueError, match=f"^{strength}: given") as later:
+            layer(X, targets_of(name))
+        assert str(later.value) == str(at_construction.value)
+
+
+@every
+def test_strengths_changed_in_place_are_checked(name):
+    """By an optimiser, or by a checkpoint."""
+    for strength in strengths_of(ALL_LAYERS[name]()):
+        sign = -1.0 if strength == "lower" else 1.0
+        layer = ALL_LAYERS[name](**{strength: torch.nn.Parameter(torch.tensor(sign * 0.2, dtype=torch.float64))})
+        layer(X, targets_of(name))
+        layer.load_state_dict({strength: torch.tensor(-0.5 * sign)})
+        fails(lambda: layer(X, targets_of(name)), f"^{strength}: given {-0.5 * sign}")  # noqa: B023
+
+
+@every
+def test_strengths_set_later_hold(name):
+    layer = ALL_LAYERS[name]()
+    for strength in strengths_of(layer):
+        value = -0.05 if strength == "lower" else 0.05
+        setattr(layer, strength, value)
+        fresh = ALL_LAYERS[name](**{s: getattr(layer, s) for s in strengths_of(layer)})
+        assert torch.equal(layer(X, targets_of(name)), fresh(X, targets_of(name)))
+
+
+@every
+def test_shares_set_later_are_checked(name):
+    layer = ALL_LAYERS[name]()
+    for strength in strengths_of(layer):
+        changed = ALL_LAYERS[name]()
+        setattr(changed, strength, il.Relative(0.5))
+        if strength == "l1":
+            changed(X, targets_of(name))
+            changed.l1.r = -0.5
+            fails(lambda: changed(X, targets_of(name)), "^r: given -0.5")  # noqa: B023
+        else:
+            fails(lambda: changed(X, targets_of(name)), f"^{strength}: given Relative", "only l1")  # noqa: B023
+
+
+@pytest.mark.parametrize("name", ["LogisticRegression", "HuberRegression", "NonNegativeRegression"])
+def test_both_strengths_set_to_zero_later(name):
+    layer = ALL_LAYERS[name]()
+    layer.l1 = 0.0
+    layer(X, targets_of(name))
+    layer.l2 = 0
+    fails(lambda: layer(X, targets_of(name)), "^l1 and l2: given 0 for both")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "2", None])
+def test_numbers_of_features_and_classes_set_later(value):
+    layer = ALL_LAYERS["SparseRidge"]()
+    layer.n_nonzero = value
+    fails(lambda: layer(X, Y), f"^n_nonzero: given {value!r}")
+    svm = ALL_LAYERS["MulticlassSVM"]()
+    svm.n_classes = value
+    if value is not None:
+        fails(lambda: svm(X, LABELS), f"^n_classes: given {value!r}")
+
+
+@pytest.mark.parametrize("name", ["MulticlassSVM", "BinarySVM"])
+def test_an_intercept_of_the_hinge_set_later(name):
+    fails(lambda: ALL_LAYERS[name](fit_intercept=True), "^fit_intercept: given True", "constant column")
+    layer = ALL_LAYERS[name]()
+    layer.fit_intercept = True
+    fails(lambda: layer(X, targets_of(name)), "^fit_intercept: given True", "constant column")
+
+
+@grouped
+@pytest.mark.parametrize(("weights", "part"), [(torch.ones(3), r"\(3,\)"), (torch.ones(2, dtype=torch.int64), "int64")])
+def test_group_weights_set_later(make, weights, part):
+    layer = make(groups=[[0, 1], [2, 3]], group_weights=torch.ones(2))
+    layer.groups.weight = weights
+    fails(lambda: layer(X, Y), "^group_weights: given", part)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (torch.tensor(0.1), "tensor(0.1)"),
+        (torch.nn.Parameter(torch.tensor(0.1)), "Parameter(0.1)"),
+        (torch.nn.Parameter(torch.ones(2, 1)), "Parameter(2, 1)"),
+        (torch.rand(10), "tensor(10,)"),
+        (torch.empty((), device="meta"), "tensor()"),
+    ],
+)
+def test_representation_shows_one_number_by_its_value_and_a_batch_by_its_shape(value, shown):
+    assert f"l1={shown}," in repr(il.Lasso(value))
+    assert repr(il.Relative(value)) == f"Relative({shown})"
+
+
+def test_representation_shows_what_was_set_later_even_if_it_is_wrong():
+    layer = il.Lasso(0.1)
+    layer.l1 = "x"
+    layer.tol = -1
+    assert "l1='x'," in repr(layer)
+    assert "tol=-1," in repr(layer)
+
+
+def test_representation_inside_a_transform():
+    seen = []
+    vmap(lambda l1: (seen.append(repr(il.Lasso(l1))), l1)[1])(torch.rand(3))
+    assert "l1=tensor()," in seen[0]
+
+
+def test_strengths_are_a_batch():
+    """As the contract says, and the docstring."""
+    l1 = torch.linspace(0.1, 0.2, 10, dtype=torch.float64)
+    coef = il.Lasso(l1)(X, Y)
+    assert coef.shape == (10, M, K)
+    torch.testing.assert_close(coef[3], il.Lasso(float(l1[3]))(X, Y))
+    assert "one for each of its entries" in " ".join(il.layers.base.ArgminLayer.__doc__.split())

@@ -85,7 +85,7 @@ def test_derivatives_do_not_depend_on_the_solver():
 @pytest.mark.parametrize(
     ("layer", "expected"),
     [
-        (il.Ridge(0.1, solver="newton"), "'primal' or 'dual' for this Ridge"),
+        (il.Ridge(0.1, solver="dual_newton"), "'primal' or 'dual' for this Ridge"),
         (il.Lasso(0.1, solver="dual"), "'proximal_point' or 'working_set' for this Lasso"),
         (il.MulticlassSVM(0.1, solver="primal"), "'dual_newton' for this MulticlassSVM"),
     ],

@@ -39,7 +39,7 @@ def test_some_solve_needs_the_time(layer):
     """Or the limit would end nothing; what needed it is not converged."""
     X, Y = normal(3, 40, 60, seed=1), normal(3, 40, 4, seed=2)
     targets = Y.argmax(-1) if isinstance(layer, il.MulticlassSVM | il.LogisticRegression) else Y
-    layer.options = layer.options._replace(on_fail="ignore", time_limit=1e-9)
+    layer.on_fail, layer.time_limit = "ignore", 1e-9
     assert (layer.solve(X, targets).status & il.Status.ITERATION_LIMIT > 0).any()
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..solution import OnFail
+from .. import arguments
+from ..solution import ON_FAIL, OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
-from .structure import TENSOR, Arguments, Structure, alike, describe
+from .structure import TENSOR, Arguments, Structure, alike, describe, is_unknown
 
 Solver = Callable[..., Any]
 
@@ -97,7 +98,8 @@ def root(
     Parameters
     ----------
     residual : result structured as the floating-point tensors of the solution, same shapes; zero at the solution, in
-        differentiable PyTorch operations.
+        differentiable PyTorch operations. Dictionaries are matched by key, in whatever order, named tuples and
+        registered dataclasses by field, lists and tuples by position.
     derivative_order : derivatives are exact up to this order, wrong beyond. 1 halves the cost of a gradient.
     linear_solve : how systems with J are solved: `Dense` (default), `CG`, `NormalCG`, `GMRES`.
     tol : derivatives are as exact as the solution. Warn if its error, estimated by the length of a Newton step
@@ -160,8 +162,10 @@ def _gradient(objective: Callable[..., Tensor]) -> _Residual:
     def gradient(structure: Structure, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         def value(x: Tensor) -> Tensor:
             result = objective(structure.unflatten(x), *args, **kwargs)
-            if not isinstance(result, Tensor) or result.shape != ():
-                raise ValueError(f"objective: given a result of {describe(result)}, expected a tensor of shape ()")
+            if not is_unknown(result) or result.shape != ():
+                raise ValueError(
+                    f"objective: given a result of {describe(result)}, expected a tensor of shape (), floating-point"
+                )
             return result
 
         return torch.func.grad(value)(x)
@@ -210,16 +214,13 @@ class _Options:
     solver_only: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        order = self.derivative_order
-        if isinstance(order, bool) or not isinstance(order, int) or order < 0:
-            raise ValueError(f"derivative_order: given {order!r}, expected an integer ≥ 0")
+        arguments.integer("derivative_order", self.derivative_order, least=0)
         if not isinstance(self.linear_solve, LinearSolve):
             given = getattr(self.linear_solve, "__name__", repr(self.linear_solve))
             raise ValueError(f"linear_solve: given {given}, expected Dense(), CG(), NormalCG() or GMRES()")
-        if self.tol is not None and not self.tol > 0:
-            raise ValueError(f"tol: given {self.tol}, expected a number > 0, or None")
-        if self.on_fail not in ("raise", "warn", "ignore"):
-            raise ValueError(f"on_fail: given {self.on_fail!r}, expected 'raise', 'warn' or 'ignore'")
+        arguments.tolerance(self.tol)
+        arguments.one_of("on_fail", self.on_fail, ON_FAIL)
+        arguments.switch("batched", self.batched)
 
 
 class ImplicitFunction:

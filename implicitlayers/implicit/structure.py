@@ -1,8 +1,8 @@
 """What a user's function takes and what their solver returns, as tensors apart from everything else."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,12 @@ class Structure:
         leaves, spec = pytree.tree_flatten(solution)
         if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
             raise ValueError("solver: given a complex result, expected real tensors; torch.view_as_real makes them")
+        for leaf in leaves:
+            if _is_closed(leaf):
+                raise ValueError(
+                    f"solver: given a result of type {type(leaf).__name__}, whose tensors would have no derivatives,"
+                    " expected dicts, lists or tuples of tensors; torch.utils._pytree.register_dataclass opens it"
+                )
         if not any(is_unknown(leaf) for leaf in leaves):
             given = describe(solution)
             raise ValueError(f"solver: given a result of {given}, expected one with floating-point tensors")
@@ -80,11 +86,14 @@ class Structure:
         return pytree.tree_unflatten(leaves, self.spec)
 
     def flatten_like(self, name: str, tree: Any) -> Tensor:
-        """The floating-point tensors of a tree structured as the solution, as one vector."""
-        tensors = [leaf for leaf in pytree.tree_leaves(tree) if is_unknown(leaf)]
-        given, expected = [tuple(t.shape) for t in tensors], [tuple(t.shape) for t in self.unknowns]
-        if given != expected:
-            raise ValueError(f"{name}: given a result of shapes {given}, expected {expected}, those of the solution")
+        """The floating-point tensors of a tree structured as the solution, as one vector in the solution's order.
+
+        Tensors are matched by where they are, dictionaries by key, and not by the order in which they come.
+        """
+        expected, given = _matched(pytree.tree_unflatten(self.leaves, self.spec), tree)
+        tensors = [given[path] for path in expected if path in given]
+        if given.keys() != expected.keys() or [t.shape for t in tensors] != [t.shape for t in expected.values()]:
+            raise ValueError(f"{name}: {_mismatch(given, expected)}")
         return self._vector(tensors)
 
     def with_constants(self, constants: Sequence[Tensor]) -> "Structure":
@@ -101,6 +110,52 @@ class Structure:
 def is_unknown(leaf: Any) -> bool:
     """A floating-point tensor."""
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _is_closed(leaf: Any) -> bool:
+    """A dataclass with tensors that pytrees do not look into."""
+    return is_dataclass(leaf) and any(isinstance(getattr(leaf, field.name, None), Tensor) for field in fields(leaf))
+
+
+def _matched(solution: Any, tree: Any) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
+    """The floating-point tensors of both by their place; a plain tuple stands for a named one, by position."""
+    for fields_of_solution, fields_of_tree in ((True, True), (False, True), (True, False)):
+        expected, given = _places(solution, fields_of_solution), _places(tree, fields_of_tree)
+        if given.keys() == expected.keys():
+            return expected, given
+    return _places(solution), _places(tree)
+
+
+def _places(tree: Any, named_tuples: bool = True) -> dict[Any, Tensor]:
+    """The floating-point tensors by the keys that lead to them, fields of named tuples by name or by position."""
+    return {path: leaf for path, leaf in _leaves(tree, (), named_tuples) if is_unknown(leaf)}
+
+
+def _leaves(tree: Any, path: tuple[Any, ...], named_tuples: bool) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Leaves by path, one level at a time: a class registered without keys has positions, whatever is around it."""
+    children = pytree.tree_leaves(tree, is_leaf=lambda node: node is not tree)
+    if len(children) == 1 and children[0] is tree:
+        yield path, tree
+        return
+    keys: list[Any] = [pytree.SequenceKey(i) for i in range(len(children))]
+    if named_tuples or not pytree.is_namedtuple_instance(tree):
+        try:
+            keyed, _ = pytree.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)
+            keys = [key for (key,), _ in keyed]
+        except ValueError:
+            pass
+    for key, child in zip(keys, children, strict=True):
+        yield from _leaves(child, (*path, key), named_tuples)
+
+
+def _mismatch(given: dict[Any, Tensor], expected: dict[Any, Tensor]) -> str:
+    """What a result of other shapes, or with its tensors in other places, is told."""
+    shapes = [[tuple(tensor.shape) for tensor in each.values()] for each in (given, expected)]
+    message = f"given a result of shapes {shapes[0]}, expected {shapes[1]}, those of the solution"
+    if given.keys() == expected.keys():
+        return message
+    places = [", ".join(pytree.keystr(path) or "no container" for path in each) or "none" for each in (given, expected)]
+    return f"{message}; its floating-point tensors are at {places[0]}, expected at {places[1]}, as in the solution"
 
 
 def alike(column: tuple[Any, ...]) -> bool:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import validation
+from .. import arguments, solvers, validation
 from ..losses import Loss, Squared
 from ..penalties import Penalty
 from ..problem import Problem
 from ..relative import Relative, short
-from ..solution import OnFail, Solution
+from ..solution import ON_FAIL, OnFail, Solution
 from ..solve import Options, solve
 from ..solvers import Start
 from ..validation import AT_LEAST_ZERO, Range
@@ -39,7 +39,9 @@ class ArgminLayer(nn.Module):
     """A layer whose output minimises: weighted mean loss + penalty + (l2/2)‖W‖².
 
     Every strength is a number ≥ 0, a tensor that broadcasts over the batch dimensions, or an ``nn.Parameter``; ``l1``
-    may also be `Relative`.
+    may also be `Relative`. Strengths are part of the batch: with a tensor (10,) a layer solves ten problems, one for
+    each of its entries, and returns ten solutions, for an X without batch dimensions too. Strengths and options may be
+    set later, ``layer.l1 = 0.2``; they are checked whenever the layer is called.
 
     Args:
         fit_intercept: whether to add an unpenalised constant b (k) to the scores; the layer then returns (W, b).
@@ -67,19 +69,42 @@ class ArgminLayer(nn.Module):
         time_limit: float | None = None,
     ) -> None:
         super().__init__()
-        validation.options(tol, max_iter, on_fail, derivative_order, time_limit)
-        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, time_limit, type(self).__name__)
         self.fit_intercept = fit_intercept
-        self._strengths: list[str] = []
+        self.tol = tol
+        self.max_iter = max_iter
+        self.on_fail = on_fail
+        self.derivative_order = derivative_order
+        self.solver = solver
+        self.time_limit = time_limit
         self._allowed: dict[str, Range] = {}
+        ArgminLayer._check(self)
+
+    @property
+    def options(self) -> Options:
+        """How problems are to be solved, as the layer's attributes say now; raises ValueError where these are none."""
+        arguments.one_of("on_fail", self.on_fail, ON_FAIL)
+        if self.solver is not None:
+            arguments.one_of("solver", self.solver, solvers.NAMES, ", or None for the one that suits the problem")
+        return Options(
+            tol=arguments.tolerance(self.tol, "None for a default by dtype"),
+            max_iter=arguments.integer("max_iter", self.max_iter, least=1),
+            on_fail=self.on_fail,
+            derivative_order=arguments.integer("derivative_order", self.derivative_order, least=0),
+            solver=self.solver,
+            time_limit=arguments.seconds("time_limit", self.time_limit),
+            name=type(self).__name__,
+        )
+
+    def _check(self) -> None:
+        """Raise ValueError for options that the layer does not take, at construction, and in case they were set since.
+
+        A subclass extends it by what it asks of its own attributes, and calls it when it has set them.
+        """
+        arguments.switch("fit_intercept", self.fit_intercept)
+        _ = self.options
 
     def _set_strength(self, name: str, value: Strength | Relative, allowed: Range = AT_LEAST_ZERO) -> None:
-        if isinstance(value, Relative):
-            if name != "l1":
-                raise ValueError(f"{name}: given {value}, expected a number or a tensor: only l1 can be Relative")
-        else:
-            value = validation.strength(name, value, allowed)
-        self._strengths.append(name)
+        value = _checked(name, value, allowed)
         self._allowed[name] = allowed
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # A buffer moves with the module, and is part of no state_dict: it is an argument, not learnt.
@@ -142,13 +167,18 @@ class ArgminLayer(nn.Module):
 
     def _start(self, init: Solution, problem: Problem) -> Start:
         """A previous solution as plain tensors; what was not finite there starts from zero."""
+        if not isinstance(init, Solution):
+            raise ValueError(
+                f"init: given {type(init).__name__}, expected a Solution, what layer.solve returns: its dual point is"
+                " half of a start"
+            )
         coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
         coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
         shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
         tensors = []
         for name, tensor in {"coef": coef, "dual": init.dual}.items():
             try:
-                expanded = tensor.detach().to(torch.float64).expand(shapes[name])
+                expanded = tensor.detach().to(problem.X.device, torch.float64).expand(shapes[name])
             except RuntimeError:
                 raise ValueError(
                     f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts"
@@ -166,20 +196,29 @@ class ArgminLayer(nn.Module):
         **replaced: Tensor,
     ) -> Data:
         """Check everything and broadcast it over the batch; raises ValueError where that fails."""
+        self._check()
         validation.features(X)
         Y = self._targets(X, Y)
         n, m, k = *X.shape[-2:], Y.shape[-1]
-        values = {name: replaced.get(name, getattr(self, name)) for name in self._strengths}
+        own = {name: _checked(name, getattr(self, name), allowed) for name, allowed in self._allowed.items()}
+        values = own | replaced
+        for name, value in values.items():
+            if isinstance(share := getattr(value, "r", value), Tensor):
+                validation.dense(name, share)
         strengths = {name: _tensor(value, X.device) for name, value in values.items()}
         shapes = {"X": X.shape[:-2], "Y": Y.shape[:-2]}
         if sample_weight is not None:
             validation.trailing("sample_weight", sample_weight, n, "sample")
+            validation.dense("sample_weight", sample_weight, X.device)
             shapes["sample_weight"] = sample_weight.shape[:-1]
         if class_mask is not None:
             validation.mask("class_mask", class_mask, k, "class")
+            validation.dense("class_mask", class_mask, X.device)
             shapes["class_mask"] = class_mask.shape[:-1]
         shapes |= {name: value.shape for name, value in strengths.items()}
         weights = self._weights()
+        for name, value in weights.items():
+            validation.dense(name, value)
         shapes |= {name: value.shape[:-1] for name, value in weights.items()}
         batch = validation.broadcast(shapes)
         if sample_weight is not None:
@@ -202,9 +241,19 @@ class ArgminLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The strengths, and the options."""
-        shown = [f"{name}={_short(getattr(self, name))}" for name in self._strengths]
-        shown.append(f"fit_intercept={self.fit_intercept}")
-        return ", ".join([*shown, *(f"{k}={v!r}" for k, v in self.options._asdict().items() if k != "name")])
+        shown = [f"{name}={_short(getattr(self, name))}" for name in self._allowed]
+        options = ("fit_intercept", *(name for name in Options._fields if name != "name"))
+        return ", ".join([*shown, *(f"{name}={getattr(self, name)!r}" for name in options)])
+
+
+def _checked(name: str, value: Strength | Relative, allowed: Range) -> Any:
+    """A strength that may be what it is: a float, a tensor whose values are yet to be looked at, or `Relative`."""
+    if not isinstance(value, Relative):
+        return validation.strength(name, value, allowed)
+    if name != "l1":
+        raise ValueError(f"{name}: given {value}, expected a number or a tensor: only l1 can be Relative")
+    validation.strength("r", value.r)
+    return value
 
 
 def returned(solution: Solution) -> Coefficients:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import validation
+from .. import arguments, validation
 from ..finite import zeroed
 from ..hinges import MulticlassHinge, SmoothedHinge
 from ..losses import Loss, Multinomial
@@ -67,10 +67,10 @@ class ClassificationLayer(SparseLayer):
     def _targets(self, X: Tensor, Y: Tensor) -> Tensor:
         return validation.class_targets(Y, X, self.n_classes)
 
-    def _set_classes(self, n_classes: int | None) -> None:
-        if n_classes is not None and (isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2):
-            raise ValueError(f"n_classes: given {n_classes!r}, expected an integer ≥ 2, or None")
-        self.n_classes = n_classes
+    def _check(self) -> None:
+        super()._check()
+        if self.n_classes is not None:
+            arguments.integer("n_classes", self.n_classes, least=2, otherwise=", or None")
 
     def _penalty(self, data: Data) -> Penalty:
         return NoPenalty() if "l1" in data.zero else GroupL2(data.strengths["l1"][..., None])
@@ -134,12 +134,16 @@ class MulticlassSVM(HingeLayer):
         n_classes: int | None = None,
         **options: Any,
     ) -> None:
-        validation.no_intercept(options)
         super().__init__(**options)
         self._set_strength("l2", l2, POSITIVE)
         self._set_strength("l1", l1)
         self._set_strength("smoothing", smoothing)
-        self._set_classes(n_classes)
+        self.n_classes = n_classes
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        validation.no_intercept(self.fit_intercept)
 
 
 class BinarySVM(HingeLayer):
@@ -156,12 +160,16 @@ class BinarySVM(HingeLayer):
     """
 
     def __init__(self, l2: Strength, l1: Strength | Relative = 0.0, smoothing: Strength = 0.0, **options: Any) -> None:
-        validation.no_intercept(options)
         super().__init__(**options)
         self._set_strength("l2", l2, POSITIVE)
         self._set_strength("l1", l1)
         self._set_strength("smoothing", smoothing)
-        self._set_classes(2)
+        self.n_classes = 2
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        validation.no_intercept(self.fit_intercept)
 
     def _data(self, *arguments: Any, **keywords: Any) -> Data:
         """With the strengths of the multiclass machine."""
@@ -174,7 +182,7 @@ class BinarySVM(HingeLayer):
 
     def _start(self, init: Solution, problem: Problem) -> Start:
         """From w and θ, those of two classes: W = (−w/2, w/2), Θ = (−θ, θ)."""
-        if init.coef.shape[-1] == 1 == init.dual.shape[-1]:
+        if isinstance(init, Solution) and init.coef.shape[-1] == 1 == init.dual.shape[-1]:
             sign = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=init.coef.device)
             init = replace(init, coef=sign / 2 * init.coef, dual=sign * init.dual)
         return super()._start(init, problem)
@@ -213,8 +221,12 @@ class LogisticRegression(ClassificationLayer):
         super().__init__(**options)
         self._set_strength("l1", l1)
         self._set_strength("l2", l2)
-        self._set_classes(n_classes)
-        validation.not_both_zero(l1=l1, l2=l2)
+        self.n_classes = n_classes
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        validation.not_both_zero(l1=self.l1, l2=self.l2)
 
     def _loss(self, data: Data) -> Loss:
         return Multinomial(mask_of(data))

@@ -1,6 +1,8 @@
 """Disjoint groups of features, and their weights."""
 
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +22,18 @@ class Groups(nn.Module):
         self.number: Tensor | None
         self.weight: Tensor | None
         self.are_features = groups is None
-        number = None if groups is None else _numbers(groups)
-        self.register_buffer("number", number, persistent=False)
-        if group_weights is not None:
-            validation.strength("group_weights", group_weights)
-            size = None if groups is None else len(groups)
-            if (
-                not isinstance(group_weights, Tensor)
-                or group_weights.dim() < 1
-                or (size is not None and group_weights.shape[-1] != size)
-            ):
-                given = tuple(group_weights.shape) if isinstance(group_weights, Tensor) else group_weights
-                raise ValueError(f"group_weights: given {given}, expected a tensor (..., {size or 'm'}), one per group")
+        members = None if groups is None else _members(groups)
+        self.size = None if members is None else len(members)
+        self.register_buffer("number", None if members is None else _numbers(members), persistent=False)
+        _check_weights(group_weights, self.size)
         if isinstance(group_weights, nn.Parameter):
             self.weight = group_weights
         else:
             self.register_buffer("weight", group_weights, persistent=False)
+
+    def check(self) -> None:
+        """Raise ValueError if the weights were set to what they cannot be."""
+        _check_weights(self.weight, self.size)
 
     def numbers(self, X: Tensor) -> Tensor:
         """The number of each feature's group, (..., m), for features X (..., n, m)."""
@@ -68,8 +66,43 @@ class Groups(nn.Module):
         return torch.where(penalised, norm / torch.where(penalised, weight, 1.0), 0.0).amax(-1)
 
 
-def _numbers(groups: Sequence[Sequence[int]]) -> Tensor:
-    members = [int(j) for group in groups for j in group]
+def _check_weights(weights: Tensor | None, size: int | None) -> None:
+    """One floating-point weight per group; ``size`` None: groups are the features of an X that is yet to come."""
+    if weights is None:
+        return
+    validation.strength("group_weights", weights)
+    if not isinstance(weights, Tensor) or weights.dim() < 1 or (size is not None and weights.shape[-1] != size):
+        given = tuple(weights.shape) if isinstance(weights, Tensor) else weights
+        raise ValueError(f"group_weights: given {given}, expected a tensor (..., {size or 'm'}), one per group")
+
+
+def _members(groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The features of each group; refuses what lists no features."""
+    try:
+        each = list(groups)
+    except TypeError:
+        raise ValueError(f"groups: given {groups!r}, expected lists of feature indices, one for each group") from None
+    try:
+        # `operator.index` takes every kind of integer, and no other number.
+        return [[operator.index(j) for j in group] for group in each]
+    except TypeError:
+        raise ValueError(
+            f"groups: given {groups!r}, expected lists of feature indices, one for each group{_regrouped(each)}"
+        ) from None
+
+
+def _regrouped(numbers: list[Any]) -> str:
+    """For a flat list of group numbers, one for each feature: the lists that were meant."""
+    try:
+        number = [operator.index(g) for g in numbers]
+    except TypeError:
+        return ""
+    lists = [[j for j, g in enumerate(number) if g == name] for name in sorted(set(number))]
+    return f"; if these are the groups' numbers, one for each feature, groups={lists}"
+
+
+def _numbers(groups: list[list[int]]) -> Tensor:
+    members = [j for group in groups for j in group]
     if sorted(members) != list(range(len(members))):
         raise ValueError(
             f"groups: given {len(groups)} groups of the features {sorted(members)}, expected each feature from 0 to"
@@ -77,5 +110,5 @@ def _numbers(groups: Sequence[Sequence[int]]) -> Tensor:
         )
     number = torch.empty(len(members), dtype=torch.int64)
     for g, group in enumerate(groups):
-        number[torch.tensor(list(group), dtype=torch.int64)] = g
+        number[torch.tensor(group, dtype=torch.int64)] = g
     return number

@@ -116,6 +116,10 @@ class GroupLayer(SparseLayer, RegressionLayer):
 
     groups: Groups
 
+    def _check(self) -> None:
+        super()._check()
+        self.groups.check()
+
     def _weights(self) -> dict[str, Tensor]:
         return {} if self.groups.weight is None else {"group_weights": self.groups.weight}
 
@@ -230,7 +234,11 @@ class NonNegativeRegression(SparseLayer, RegressionLayer):
         super().__init__(**options)
         self._set_strength("l1", l1)
         self._set_strength("l2", l2)
-        validation.not_both_zero(l1=l1, l2=l2)
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        validation.not_both_zero(l1=self.l1, l2=self.l2)
 
     def _penalty(self, data: Data) -> Penalty:
         l1 = data.strengths["l1"]
@@ -298,7 +306,11 @@ class HuberRegression(ElasticNet):
     ) -> None:
         super().__init__(l1, l2, **options)
         self._set_strength("delta", delta, POSITIVE)
-        validation.not_both_zero(l1=l1, l2=l2)
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        validation.not_both_zero(l1=self.l1, l2=self.l2)
 
     def _loss(self, data: Data) -> Loss:
         return Huber(data.strengths["delta"])

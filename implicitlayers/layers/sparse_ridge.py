@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from .. import arguments
 from ..constraints import Cardinality
 from .base import Data, Strength
 from .regression import RegressionLayer
@@ -50,9 +51,12 @@ class SparseRidge(RegressionLayer):
     def __init__(self, l2: Strength, n_nonzero: int, **options: Any) -> None:
         super().__init__(**options)
         self._set_strength("l2", l2)
-        if isinstance(n_nonzero, bool) or not isinstance(n_nonzero, int) or n_nonzero < 1:
-            raise ValueError(f"n_nonzero: given {n_nonzero!r}, expected an integer ≥ 1")
         self.n_nonzero = n_nonzero
+        self._check()
+
+    def _check(self) -> None:
+        super()._check()
+        arguments.integer("n_nonzero", self.n_nonzero, least=1)
 
     def _penalty(self, data: Data) -> Cardinality:
         return Cardinality(torch.full_like(data.strengths["l2"], self.n_nonzero, dtype=torch.int64))

@@ -31,6 +31,9 @@ from . import direct, hinge, proximal_point, subset, working_set
 from .primal import searched
 from .result import Result
 
+# All of them, whatever the problem.
+NAMES = ("primal", "dual", "subset", "dual_newton", "working_set", "proximal_point")
+
 # Below float64, what rounding the coefficients may not use up of the tolerance.
 ROOM = 1e-3
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -160,3 +162,75 @@ def test_wrong_options_are_named():
         most_used(normal(5, 2), torch.ones(3), 1)
     with pytest.raises(ValueError, match="n: given 3"):
         most_used(normal(5, 2), torch.ones(2), 3)
+
+
+# Case 27: metrics on broken codes.
+
+
+@pytest.mark.parametrize("metric", [*METRICS, correlations, importances])
+@pytest.mark.parametrize("name", ["latents", "codes"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@given(row=st.integers(0, 9), column=st.integers(0, 2), batch=st.booleans())
+@settings(max_examples=5)
+def test_entries_that_are_not_finite_are_refused_by_name(metric, name, value, row, column, batch):
+    given_ = {"latents": normal(2, 10, 3), "codes": normal(2, 10, 3, seed=1)}
+    given_[name][1, row, column] = value
+    if not batch:
+        given_ = {key: tensor[1] for key, tensor in given_.items()}
+    place = (1, row, column) if batch else (row, column)
+    with pytest.raises(ValueError, match=re.escape(f"{name}: given {value} at {place}")):
+        metric(**given_)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-200, 1e200, 1e300])
+def test_scale_neither_overflows_nor_vanishes(metric, scale):
+    """Squares of such codes are infinite, or zero: all codes then counted as dead."""
+    Z, C = normal(40, 3), normal(40, 3, seed=1) + normal(40, 3)
+    torch.testing.assert_close(metric(Z, C * scale), metric(Z, C))
+    torch.testing.assert_close(metric(Z * scale, C), metric(Z, C))
+
+
+@pytest.mark.parametrize("metric", [r_score, dci_disentanglement, dci_completeness])
+def test_as_many_codes_as_rows_fit_anything_and_are_refused(metric):
+    """R of random codes is 1 there. Dead codes do not count."""
+    C = normal(6, 6, seed=1)
+    for m in (5, 6):
+        with pytest.raises(ValueError, match=f"^codes: given 6 rows of {m} codes that vary, expected at least {m + 2}"):
+            metric(normal(6, 2), C[:, :m])
+    C[:, 4:] = 1.0
+    assert 0 <= metric(normal(6, 2), C) < 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("Z", "C", "message"),
+    [
+        (normal(5, 2).tolist(), normal(5, 2), "latents: given list"),
+        (normal(5, 2), normal(5, 0), r"codes: given torch.float64 of shape \(5, 0\)"),
+        (normal(5, 0), normal(5, 2), r"latents: given torch.float64 of shape \(5, 0\)"),
+        (normal(5, 2), normal(5, 2) + 0j, "codes: given torch.complex128"),
+    ],
+)
+def test_what_is_no_matrix_of_numbers_is_named(metric, Z, C, message):
+    with pytest.raises(ValueError, match=message):
+        metric(Z, C)
+
+
+@pytest.mark.parametrize(
+    ("coef", "given_"),
+    [
+        (torch.full((2, 3, 1), torch.nan), "nan"),
+        (torch.ones(3, 1), r"shape \(3, 1\)"),
+        (torch.ones(0, 3, 1), r"shape \(0, 3, 1\)"),
+        ([1.0], "list"),
+    ],
+)
+def test_sparsity_of_what_is_no_solution(coef, given_):
+    with pytest.raises(ValueError, match=f"^coef: given {given_}.* expected"):
+        sparsity(coef)
+
+
+def test_the_most_used_are_not_those_of_unknown_use():
+    with pytest.raises(ValueError, match=r"^usage: given nan"):
+        most_used(normal(5, 2), torch.tensor([0.5, torch.nan]), 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from implicitlayers.models.cli import quiet_lightning
+from implicitlayers.models.divergence import Diverged
 from implicitlayers.models.encoders import Conv4
 from implicitlayers.models.episodes import Episode
 from implicitlayers.models.few_shot import EpisodeSampler, FewShotData, FewShotLearner
@@ -113,8 +114,8 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(glyphs_root):
 
 
 def sampler(n_episodes, step, world_size=1, rank=0) -> EpisodeSampler:
-    process = SimpleNamespace(world_size=world_size, global_rank=rank)
-    return EpisodeSampler(range(n_episodes), process, batch_size=2, steps_taken=lambda: step)
+    process = SimpleNamespace(world_size=world_size, global_rank=rank, limit_train_batches=1.0)
+    return EpisodeSampler(range(n_episodes), process, batch_size=2, batches_taken=lambda: step)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -144,7 +145,25 @@ def test_impossible_counts_are_refused(name, glyphs_root):
         FewShotData(glyphs_root, **{name: 0}).setup("fit")
 
 
-@pytest.mark.parametrize("options", [{"lr": 0.0}, {"weight_decay": -1.0}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"lr": 0.0}, {"lr": torch.inf}, {"weight_decay": -1.0}, {"weight_decay": torch.inf}, {"label_smoothing": 1.0}],
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: given .* expected"):
         small_learner(**options)
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, None, True])
+def test_impossible_numbers_of_workers_are_refused(value, glyphs_root):
+    with pytest.raises(ValueError, match=rf"^num_workers: given {value}, expected an integer ≥ 0$"):
+        FewShotData(glyphs_root, num_workers=value)
+
+
+def test_training_ends_where_its_loss_is_no_number(glyphs_root):
+    """Case 31: it trained on NaN to the end, and said nothing."""
+    learner, trainer = small_learner(ProtoNet()), quiet_trainer(num_sanity_val_steps=0)
+    with torch.no_grad():
+        next(learner.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(Diverged, match=r"^loss: given nan at step 0, expected a finite number"):
+        trainer.fit(learner, small_data(glyphs_root))

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from implicitlayers.models.metrics import EpisodeAccuracy
@@ -50,3 +51,19 @@ def test_reset_forgets():
     fresh = EpisodeAccuracy()
     fresh.update(*random_episodes(7, seed=2))
     assert metric.compute() == fresh.compute()
+
+
+def test_logits_without_a_largest_are_refused():
+    """NaN would count as a vote for the class where it stands: case 27's relative."""
+    logits, labels = random_episodes(3)
+    logits[1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^logits: given NaN in 1 of 3 episodes, the first 1, expected"):
+        EpisodeAccuracy().update(logits, labels)
+    logits[1, 2, 0] = -torch.inf  # a class that is ruled out
+    EpisodeAccuracy().update(logits, labels)
+
+
+@pytest.mark.parametrize("shape", [(3,), (6,), (1, 6), (3, 1)])
+def test_labels_that_would_be_broadcast_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^labels: given shape .* expected"):
+        EpisodeAccuracy().update(random_episodes(3)[0], torch.zeros(shape, dtype=torch.int64))

@@ -10,6 +10,7 @@ from implicitlayers.models.cli import quiet_lightning
 from implicitlayers.models.code_encoders import MLP, ConvEncoder
 from implicitlayers.models.datasets.latents import Latents
 from implicitlayers.models.disentanglement import mcc, r_score
+from implicitlayers.models.divergence import Diverged
 from implicitlayers.models.inner import RelativeRidge, StartedLasso, UnrolledLasso
 from implicitlayers.models.multi_task import MultiTaskLearner
 from implicitlayers.models.tasks import BinomialGaussian, Tasks, TaskStream
@@ -220,3 +221,12 @@ def test_wrong_tasks_and_inner_problems_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_training_ends_where_its_loss_is_no_number():
+    """Case 31's relative: a diverged encoder gives NaN coefficients, and their loss is NaN."""
+    model = learner(il.Lasso(0.1, on_fail="ignore"))
+    with torch.no_grad():
+        next(model.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(Diverged, match=r"^loss: given nan at step 0, expected a finite number"):
+        trained(model, stream())

@@ -23,10 +23,10 @@ VALIDATE_EVERY = 3
 
 
 class Diary(L.Callback):
-    """Notes training losses by step, steps of validations, and does something at one point of the training."""
+    """Notes losses by step and by batch, steps of validations, and does something at one point of the training."""
 
     def __init__(self, hook=None, step=None, action=None):
-        self.losses, self.validations = {}, []
+        self.losses, self.validations, self.batches = {}, [], []
         self.step, self.action = step, action
         if hook is not None:
             setattr(self, hook, self.act)
@@ -38,27 +38,27 @@ class Diary(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, *args):
         self.losses[trainer.global_step] = outputs["loss"].item()
+        self.batches.append((trainer.current_epoch, args[-1], outputs["loss"].item()))
 
     def on_validation_epoch_end(self, trainer, module):
         self.validations.append(trainer.global_step)
 
 
-def fit(root, folder, ckpt_path=None, num_workers=0, **diary):
+def fit(root, folder, ckpt_path=None, num_workers=0, trainer_options=None, steps=STEPS, diary=None, **point):
     """Train from a checkpoint or from scratch; returns the learner and the diary, also after an interruption."""
     quiet_lightning()
     L.seed_everything(0, verbose=False)
     learner = FewShotLearner(Conv4(widths=(8,) * 4), SVMHead(l2=0.01, l1=0.001))
-    data = FewShotData(root, 3, 2, 2, 2, batch_size=2, steps=STEPS, val_episodes=4, num_workers=num_workers)
-    diary = Diary(**diary)
+    data = FewShotData(root, 3, 2, 2, 2, batch_size=2, steps=steps, val_episodes=4, num_workers=num_workers)
+    diary = diary or Diary(**point)
     trainer = L.Trainer(
         accelerator="cpu",
-        max_epochs=1,
-        val_check_interval=VALIDATE_EVERY,
         num_sanity_val_steps=0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[Resumable(folder, every_n_steps=2), diary],
+        **{"max_epochs": 1, "val_check_interval": VALIDATE_EVERY, **(trainer_options or {})},
     )
     interrupted = False
     try:
@@ -158,6 +158,68 @@ def test_workers_continue_with_the_right_episodes(glyphs_root, tmp_path, uninter
     learner, after, _ = fit(glyphs_root, tmp_path, ckpt_path=tmp_path / "last.ckpt", num_workers=1)
     assert after.losses == {step: loss for step, loss in whole.losses.items() if step > 3}
     assert_same_weights(learner, expected)
+
+
+# Case 26, optimiser steps are not batches (Lightning#19549, #20277).
+
+
+class StopAtBatch(Diary):
+    """Ctrl-C in the n-th batch of this run."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_after_backward(self, trainer, module):
+        if len(self.batches) + 1 == self.batch:
+            press_ctrl_c()
+
+
+def accumulated(root, folder, accumulate, limit, ckpt_path=None, stop=0):
+    """Two epochs of 5 batches, or of 4 of them; validations after the second and fourth, inside steps of three."""
+    options = {"max_epochs": 2, "val_check_interval": 2, "accumulate_grad_batches": accumulate}
+    options |= {} if limit is None else {"limit_train_batches": limit}
+    diary = StopAtBatch(stop)
+    learner, _, interrupted = fit(root, folder, ckpt_path, trainer_options=options, steps=5, diary=diary)
+    return learner, diary, interrupted
+
+
+@pytest.mark.parametrize(("accumulate", "limit"), [(1, None), (2, None), (3, None), (2, 4)])
+def test_accumulated_gradients_change_no_episode_and_are_not_lost(accumulate, limit, glyphs_root, tmp_path):
+    whole, diary, interrupted = accumulated(glyphs_root, tmp_path, accumulate, limit)
+    assert not interrupted
+    length = 5 if limit is None else 4
+    # Both epochs have all batches, whatever the number of steps.
+    assert [batch[:2] for batch in diary.batches] == [(epoch, i) for epoch in (0, 1) for i in range(length)]
+    for stop in (2, length, length + 1):
+        folder = tmp_path / str(stop)
+        _, before, interrupted = accumulated(glyphs_root, folder, accumulate, limit, stop=stop)
+        # Where gradients wait for those of other batches, so does Ctrl-C.
+        in_epoch = (stop - 1) % length + 1
+        waits = min(-in_epoch % accumulate, length - in_epoch)
+        assert interrupted
+        assert len(before.batches) == stop + waits
+        learner, after, _ = accumulated(glyphs_root, folder, accumulate, limit, folder / "last.ckpt")
+        assert before.batches + after.batches == diary.batches
+        assert before.validations + after.validations == diary.validations
+        assert_same_weights(learner, whole)
+
+
+def test_a_checkpoint_from_inside_a_step_is_refused_for_training(glyphs_root, tmp_path):
+    """Its gradients are lost; for a test it will do."""
+    checkpoint = tmp_path / "inside.ckpt"
+
+    class Save(Diary):
+        def on_validation_end(self, trainer, module):
+            trainer.save_checkpoint(checkpoint)
+
+    options = {"val_check_interval": 4, "accumulate_grad_batches": 3}
+    fit(glyphs_root, tmp_path, trainer_options=options, diary=Save())
+    with pytest.raises(ValueError, match=r"^ckpt_path: given .*inside.ckpt.* expected .*last.ckpt"):
+        fit(glyphs_root, tmp_path, ckpt_path=checkpoint, trainer_options=options)
+    learner, data = FewShotLearner(Conv4(widths=(8,) * 4), SVMHead()), FewShotData(glyphs_root, 3, 2, test_episodes=2)
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[Resumable(tmp_path)], enable_progress_bar=False)
+    trainer.test(learner, data, ckpt_path=checkpoint, verbose=False)
 
 
 def test_finished_training_is_not_repeated(glyphs_root, tmp_path, uninterrupted):
