@@ -28,13 +28,13 @@ MUTATIONS = {
     "takes duals apart": ("forward over vmap", "jvp(vmap(layer)) to work", "derivatives, forward"),
     "products in the input's precision": ("autocast", "the same value with autocast around forward", "dtypes"),
     "a mean of strengths": ("batched strengths", "to solve each problem of a batch of 3 with its own", "batching"),
-    "reads memory": ("memory layout", "the coefficients of X transposed", "optimality"),
+    "reads memory": ("memory layout", "to be that of contiguous tensors", "optimality"),
 }
 # The same of other layers: what makes them, and the problem that they solve.
 OTHERS = {
     "zero where there is nothing to fit": (Simplex, "simplex", "feasibility", "of zero targets within", "optimality"),
     "a step after the projection": (Simplex, "simplex", "feasibility", "coefficients within", None),
-    "a rounding becomes a feature": (WithIntercept, "elastic_net", "offsets", "a constant column", "optimality"),
+    "a rounding becomes a feature": (WithIntercept, "ridge", "offsets", "a constant column", "optimality"),
     "centred after": (WithIntercept, "elastic_net", "offsets", "features moved by 1e+06", "batching"),
     "an intercept that is not masked": (
         WithIntercept, "elastic_net", "isolation of losses", "the other elements' intercepts to have no", "optimality"
