@@ -1,7 +1,5 @@
 """What is looked at of a layer's arguments: batches, strengths, dtypes, memory, and such as make no sense."""
 
-from typing import Any
-
 import torch
 from hypothesis import strategies as st
 
@@ -13,24 +11,22 @@ from .isolation import check_isolated_losses
 from .layout import check_layout
 from .memory import check_memory
 from .named import Named
-from .runs import Suite
+from .runs import MILD, Suite
 from .scaling import at_ratio, drawn_strengths
 from .strengths import check_batched_strengths
 
 # Samples and features where memory is looked at: X outweighs what is of samples by samples, and a matrix of features by
 # features, which is to be caught, is still dealt with in seconds.
 LARGE = (50, 1_000)
-# Of the larger problem where results are compared with each other: l2 is not as weak as where a gap is the judge, for a
-# gap leaves coefficients the more freedom the weaker l2 is.
-MILD: dict[str, Any] = {"n": 40, "m": 60, "ridge": 1e-2}
 
 
 def batched_strengths(suite: Suite) -> str:
     """`check_batched_strengths`."""
-    strategy = suite.examples(batch=(3,), kinds=("generic",), n=st.integers(3, 6), m=suite.few, k=2)
+    # As many problems as there are of nothing else: strengths that meet another dimension are told from it.
+    strategy = suite.examples(batch=(7,), kinds=("generic",), n=st.integers(3, 6), m=suite.few, k=2)
     _, count = suite.each(lambda e: check_batched_strengths(suite.subject, e), 0.05, strategy)
-    _, size = suite.larger(lambda e: check_batched_strengths(suite.subject, e), **MILD, batch=(3,))
-    return f"{count + 1} batches of 3, up to {size}"
+    _, size = suite.larger(lambda e: check_batched_strengths(suite.subject, e), **MILD, batch=(7,))
+    return f"{count + 1} batches of 7, up to {size}"
 
 
 def batching(suite: Suite) -> str:

@@ -43,7 +43,7 @@ def unjudged(data: Data) -> str:
     penalty = data.penalty
     if isinstance(penalty, Interval):
         open_ended = penalty.lower.isinf() | (penalty.upper.isinf() & ~(penalty.linear > 0))
-        bounded = "l1 or l2 > 0, or finite bounds: without a penalty an entry without a bound has no dual point"
+        bounded = "l2 > 0, l1 > 0 where there is one, or finite bounds: an entry with neither has no dual point"
         return bounded + " that certifies it" if bool((open_ended & ~ridge).any()) else ""
     if isinstance(penalty, Norms):
         return _of_norms(penalty, ridge, isinstance(data.loss, Squared))

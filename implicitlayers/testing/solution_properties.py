@@ -11,7 +11,7 @@ from .metamorphic import check_metamorphic
 from .named import Named
 from .offsets import check_offsets
 from .optimality import check_certificate, check_optimal
-from .runs import Suite, counted
+from .runs import MILD, Suite, counted
 from .sections import kinks_of
 from .starts import check_starts
 from .thresholds import check_l1_max
@@ -71,7 +71,7 @@ def metamorphic(suite: Suite) -> str:
     """`check_metamorphic`."""
     strategy = suite.examples(n=st.integers(2, 8))
     names, _ = suite.each(lambda e: check_metamorphic(suite.subject, e), 0.15, strategy)
-    some, size = suite.larger(lambda e: check_metamorphic(suite.subject, e), n=30, m=15, ridge=1e-2)
+    some, size = suite.larger(lambda e: check_metamorphic(suite.subject, e), n=30, m=15, ridge=MILD["ridge"])
     count = Counter(name for some in [*names, some] for name in some)
     return f"{len(count)} relations, {sum(count.values())} times, up to {size}"
 
@@ -88,7 +88,9 @@ def starts(suite: Suite) -> str:
     """`check_starts`."""
     counts = suite.each(lambda e: check_starts(suite.subject, e), 0.1, suite.examples())[0]
     subject = suite.subject
-    count, size = suite.larger(lambda e: check_starts(subject, e if subject.batches(e[0]) else e[0]), batch=(2,))
+    count, size = suite.larger(
+        lambda e: check_starts(subject, e if subject.batches(e[0]) else e[0]), **MILD, batch=(2,)
+    )
     return f"{sum(counts) + count} starts, up to {size}"
 
 
@@ -96,6 +98,6 @@ def offsets(suite: Suite) -> str:
     """`check_offsets`."""
     strategy = suite.examples(kinds=("generic",), n=st.integers(3, 8), weights=False)
     names, _ = suite.each(lambda e: check_offsets(suite.subject, e), 0.1, strategy)
-    some, size = suite.larger(lambda e: check_offsets(suite.subject, e), n=30, m=15, ridge=1e-2)
+    some, size = suite.larger(lambda e: check_offsets(suite.subject, e), n=30, m=15, ridge=MILD["ridge"])
     count = Counter(name for some in [*names, some] for name in some)
     return f"{len(count)} relations, {sum(count.values())} times, up to {size}"

@@ -27,7 +27,7 @@ MUTATIONS = {
     "the start is the answer": ("warm starts", "from the solution of", "optimality"),
     "takes duals apart": ("forward over vmap", "jvp(vmap(layer)) to work", "derivatives, forward"),
     "products in the input's precision": ("autocast", "the same value with autocast around forward", "dtypes"),
-    "a mean of strengths": ("batched strengths", "to solve each problem of a batch of 3 with its own", "batching"),
+    "a mean of strengths": ("batched strengths", "to solve each problem of a batch of 7 with its own", "batching"),
     "reads memory": ("memory layout", "to be that of contiguous tensors", "optimality"),
 }
 # The same of other layers: what makes them, and the problem that they solve.
