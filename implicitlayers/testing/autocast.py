@@ -78,6 +78,8 @@ def _found(
 def _compare(found: Tensor, expected: Tensor, what: str, floor: float) -> None:
     if found.dtype != expected.dtype:
         raise failure(what, f"{found.dtype} for {expected.dtype}", "products inside are taken in half precision")
+    if torch.equal(found.nan_to_num(), expected.nan_to_num()):
+        return
     # A second derivative of zero is known to the rounding of what cancels in it.
     scale = max(float(expected.abs().max()), 1e-3 * floor, 1e-30)
     error = float((found - expected).abs().max()) / scale

@@ -37,8 +37,8 @@ def check_feasible(subject: Subject, example: Example) -> int:
         problems["of constant targets "] = example.replace(Y=torch.ones_like(example.Y))
     for what, one in problems.items():
         for coefficients in (subject.answer(one).coefficients, subject.called(one)):
-            outside = problem.infeasibility(one, coefficients)
-            if not bool((outside <= _allowed(problem, one, coefficients)).all()):
+            if not bool(feasible(problem, one, coefficients).all()):
+                outside = problem.infeasibility(one, coefficients)
                 raise failure(
                     f"coefficients {what}within the constraints, up to the rounding of {example.X.dtype}",
                     f"a violation of {float(outside.max()):.1e}",
@@ -51,8 +51,12 @@ def check_feasible(subject: Subject, example: Example) -> int:
 def true_gap(problem: Named, example: Example, answer: Answer) -> Tensor:
     """From the problem's definition, (...); infinite outside the constraints."""
     gap = problem.gap(example, answer.coefficients, answer.finite_dual)
-    inside = problem.infeasibility(example, answer.coefficients) <= _allowed(problem, example, answer.coefficients)
-    return torch.where(inside, gap, torch.inf)
+    return torch.where(feasible(problem, example, answer.coefficients), gap, torch.inf)
+
+
+def feasible(problem: Named, example: Example, coefficients: Coefficients) -> Tensor:
+    """Whether coefficients are within the constraints, up to rounding, (...)."""
+    return problem.infeasibility(example, coefficients) <= _allowed(problem, example, coefficients)
 
 
 def _allowed(problem: Named, example: Example, coefficients: Coefficients) -> Tensor:

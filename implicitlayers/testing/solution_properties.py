@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import torch
 from hypothesis import strategies as st
 
 from .example import Example
@@ -36,7 +37,9 @@ def certificate(suite: Suite) -> str:
 
 def feasibility(suite: Suite) -> str:
     """`check_feasible`."""
-    counts = suite.each_kind(lambda e: check_feasible(suite.subject, e))
+    counts = suite.each_kind(
+        lambda e: sum(check_feasible(suite.subject, one) for one in _with_and_without_l2(suite, e))
+    )
     count, size = suite.larger(lambda e: check_feasible(suite.subject, e))
     return f"{sum(counts) + count} problems up to {size}"
 
@@ -86,11 +89,15 @@ def l1_max(suite: Suite) -> str:
 
 def starts(suite: Suite) -> str:
     """`check_starts`."""
-    counts = suite.each(lambda e: check_starts(suite.subject, e), 0.1, suite.examples())[0]
-    subject = suite.subject
-    count, size = suite.larger(
-        lambda e: check_starts(subject, e if subject.batches(e[0]) else e[0]), **MILD, batch=(2,)
-    )
+
+    def small(example: Example) -> int:
+        return sum(check_starts(suite.subject, one) for one in _with_and_without_l2(suite, example))
+
+    def large(example: Example) -> int:
+        return check_starts(suite.subject, example if suite.subject.batches(example[0]) else example[0])
+
+    counts = suite.each(small, 0.1, suite.examples())[0]
+    count, size = suite.larger(large, **MILD, batch=(2,))
     return f"{sum(counts) + count} starts, up to {size}"
 
 
@@ -101,3 +108,11 @@ def offsets(suite: Suite) -> str:
     some, size = suite.larger(lambda e: check_offsets(suite.subject, e), n=30, m=15, ridge=MILD["ridge"])
     count = Counter(name for some in [*names, some] for name in some)
     return f"{len(count)} relations, {sum(count.values())} times, up to {size}"
+
+
+def _with_and_without_l2(suite: Suite, example: Example) -> list[Example]:
+    """The ridge hides what goes wrong without: with it a solver is another, or has another dual."""
+    problem = suite.subject.objective
+    if suite.strengths is not None or not isinstance(problem, Named) or problem.strengths.get("l2") != 0.0:
+        return [example]
+    return [example, example.with_strengths(l2=0 * torch.as_tensor(example.strengths["l2"]))]

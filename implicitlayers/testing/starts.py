@@ -64,22 +64,27 @@ def check_starts(subject: Subject, example: Example) -> int:
     return len(starts)
 
 
-def _foreign(subject: Subject, example: Example) -> Iterator[tuple[str, Any]]:
-    Y = example.Y
+def foreign_problems(subject: Subject, example: Example) -> dict[str, Example]:
+    """Problems whose solutions are far from that of the example, and outside its constraints, by what they are."""
+    Y, axis = example.Y, -2 if example.Y.is_floating_point() else -1
     others = {
-        "its own solution": example,
-        "the solution of other targets": example.replace(Y=Y.flip(-1 if not Y.is_floating_point() else -2)),
-        "the solution of features a hundred times smaller": example.replace(X=example.X / 100),
+        "the same problem": example,
+        "other targets": example.replace(Y=Y.flip(axis)),
+        "features a hundred times smaller": example.replace(X=example.X / 100),
     }
     if Y.is_floating_point() and not getattr(subject.objective, "classes", 0):
-        others["the solution of targets of the other sign"] = example.replace(Y=-7 * Y)
+        others["targets of the other sign"] = example.replace(Y=-7 * Y)
     if subject.make is not None:
         moved = {name: value * OTHER[name] for name, value in example.strengths.items() if name in OTHER}
-        others["the solution of other strengths, or bounds"] = example.with_strengths(**moved)
-    for what, other in others.items():
+        others["other strengths, or bounds"] = example.with_strengths(**moved)
+    return others
+
+
+def _foreign(subject: Subject, example: Example) -> Iterator[tuple[str, Any]]:
+    for what, other in foreign_problems(subject, example).items():
         # Whether that problem can be solved, with these strengths, is for other checks.
         with suppress(LayerError):
-            yield what, subject.solution(other)
+            yield f"the solution of {what}", subject.solution(other)
     if example.batch:
         # Some layers want a start of one shape.
         with suppress(LayerError):

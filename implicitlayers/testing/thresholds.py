@@ -14,6 +14,7 @@ from .named import Named
 from .scaling import coefficient_size
 from .sections import Section
 from .subject import Subject, blamed, gradients
+from .terms import Coefficients
 
 # Below l1_max by this share something must be left.
 BELOW = 0.98
@@ -38,7 +39,7 @@ def check_l1_max(subject: Subject, example: Example) -> Verdict:
     Raises:
         AssertionError: it is not.
     """
-    largest = _l1_max(subject, example).detach()
+    largest = l1_max(subject, example).detach()
     # What rounding leaves of a correlation that is zero is no threshold.
     if not float(largest) > 1e-11 * float(example.X.abs().max()) * float(example.Y.abs().max()):
         return "degenerate"
@@ -49,7 +50,7 @@ def check_l1_max(subject: Subject, example: Example) -> Verdict:
 
 def _check_zero(subject: Subject, example: Example, largest: float) -> None:
     at = example.with_strengths(l1=largest)
-    better = _improvement(subject, at, subject.answer(at).coefficients)
+    better = float(improvement(subject, at, subject.answer(at).coefficients))
     if better > ROUNDING:
         raise failure(
             "no coefficients better than zero at l1_max",
@@ -74,9 +75,7 @@ def _check_not_zero(subject: Subject, example: Example, largest: float) -> None:
     if bool((subject.answer(below).W[:m] != 0).any()):
         return
     further = subject.answer(example.with_strengths(l1=0.9 * largest)).coefficients
-    W = further[0] if isinstance(further, tuple) else further
-    tried = (W * t if not isinstance(further, tuple) else (W * t, further[1]) for t in (1.0, 0.3, 0.1, 0.03))
-    if not any(_improvement(subject, below, one) > ROUNDING for one in tried):
+    if not bool(improvable(subject, below, further)):
         raise failure(
             f"a coefficient other than zero at {BELOW}·l1_max",
             f"none at l1 = {BELOW * largest:.6g}",
@@ -84,12 +83,19 @@ def _check_not_zero(subject: Subject, example: Example, largest: float) -> None:
         )
 
 
-def _improvement(subject: Subject, example: Example, coefficients: Any) -> float:
-    """How much better than zero, in shares of the objective at zero."""
+def improvement(subject: Subject, example: Example, coefficients: Coefficients) -> Tensor:
+    """How much better than zero, in shares of the objective at zero, (...)."""
     problem = subject.objective
     assert isinstance(problem, Named)
-    null = float(problem.null(example))
-    return (null - float(problem.value(example, coefficients))) / (null or 1.0)
+    null = problem.null(example)
+    return (null - problem.value(example, coefficients)) / torch.where(null > 0, null, 1.0)
+
+
+def improvable(subject: Subject, example: Example, further: Coefficients) -> Tensor:
+    """Whether a share of coefficients from a problem with less l1 is better than zero, (...)."""
+    W, *b = further if isinstance(further, tuple) else (further,)
+    shares = (W * t if not b else (W * t, b[0]) for t in (1.0, 0.3, 0.1, 0.03))
+    return torch.stack([improvement(subject, example, one) > ROUNDING for one in shares]).any(0)
 
 
 def _check_derivatives(subject: Subject, example: Example, largest: float) -> Verdict:
@@ -98,7 +104,7 @@ def _check_derivatives(subject: Subject, example: Example, largest: float) -> Ve
     section = Section(subject, example, {name: d for name, d in directions.items() if name not in ("l1", "l2")})
 
     def at(t: Tensor) -> Tensor:
-        return _l1_max(subject, section.moved(t.expand(len(section.directions))))
+        return l1_max(subject, section.moved(t.expand(len(section.directions))))
 
     with torch.no_grad():
         truth = difference(lambda ts: (torch.stack([at(t) for t in ts]), None))
@@ -134,7 +140,7 @@ def _forward(at: Any) -> Tensor:
         return torch.zeros((), dtype=torch.float64) if tangent is None else tangent.clone()
 
 
-def _l1_max(subject: Subject, example: Example) -> Tensor:
+def l1_max(subject: Subject, example: Example) -> Tensor:
     weights = {} if example.sample_weight is None else {"sample_weight": example.sample_weight}
     with blamed():
         layer: Any = subject.at(example.strengths)
