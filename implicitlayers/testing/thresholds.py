@@ -141,6 +141,7 @@ def _forward(at: Any) -> Tensor:
 
 
 def l1_max(subject: Subject, example: Example) -> Tensor:
+    """What the layer says, (...), with derivatives."""
     weights = {} if example.sample_weight is None else {"sample_weight": example.sample_weight}
     with blamed():
         layer: Any = subject.at(example.strengths)
