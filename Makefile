@@ -16,7 +16,7 @@ test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tests/coverage_floors.py .coverage.json
 
-test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
+test-thorough: $(VENV)/.dev  ## 150,000 problems over all layers, resumable; summary in benchmarks/results
 	$(BIN)/python benchmarks/thorough.py
 
 peers: $(PEERS)/.installed  ## time, memory and gaps of other libraries on the same problems; benchmarks/results/peers
