@@ -223,7 +223,9 @@ class Simplex:
         step = 1 / (torch.linalg.matrix_norm(A, 2)[..., None, None] + l2 + 1e-300)
         W = total / m + 0 * B
         for _ in range(5000):
-            W = simplex_projection((W - step * (A @ W - B + l2 * W)).mT, total).mT
+            before, W = W, simplex_projection((W - step * (A @ W - B + l2 * W)).mT, total).mT
+            if bool(((W - before).abs() <= 1e-14 * total).all()):
+                break
         if self.mistake == "zero where there is nothing to fit":
             W = torch.where((Y == 0).all(-2, keepdim=True).all(-1, keepdim=True), 0.0, W)
         return W - 1e-6 * total if self.mistake == "a step after the projection" else W

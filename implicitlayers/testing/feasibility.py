@@ -36,7 +36,8 @@ def check_feasible(subject: Subject, example: Example) -> int:
         problems["of zero targets "] = example.replace(Y=torch.zeros_like(example.Y))
         problems["of constant targets "] = example.replace(Y=torch.ones_like(example.Y))
     for what, one in problems.items():
-        for coefficients in (subject.answer(one).coefficients, subject.called(one)):
+        found = [subject.answer(one).coefficients, *([subject.called(one)] if subject.says_gap else [])]
+        for coefficients in found:
             if not bool(feasible(problem, one, coefficients).all()):
                 outside = problem.infeasibility(one, coefficients)
                 raise failure(

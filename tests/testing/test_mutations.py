@@ -60,6 +60,10 @@ def test_a_mistake_is_caught_by_the_check_that_is_there_for_it(mistake):
     assert "example = Example(" in listed or fails == "flags"
 
 
+# What does not apply: the simplex layer has no intercept, and fails a whole batch for one NaN.
+ABSENT = {Simplex: ["offsets", "isolation of losses"], WithIntercept: ["feasibility"]}
+
+
 def problem_of(layer, name):
     return objective(name, fit_intercept=layer is WithIntercept)
 
@@ -68,7 +72,7 @@ def problem_of(layer, name):
 def test_a_mistake_with_constraints_or_intercepts_is_caught_too(mistake):
     layer, name, fails, message, holds = OTHERS[mistake]
     made = partial(layer, mistake=mistake)
-    options = {"make": made, "max_examples": 20, "shrink_seconds": 1.0}
+    options = {"make": made, "max_examples": 20 if name == "ridge" else 4, "shrink_seconds": 1.0}
     properties = [fails] if holds is None else [fails, holds]
     with pytest.raises(AssertionError) as caught:
         check_layer(None, problem_of(layer, name), properties=properties, **options)
@@ -81,8 +85,8 @@ def test_a_mistake_with_constraints_or_intercepts_is_caught_too(mistake):
 @pytest.mark.parametrize(("layer", "name"), [(Simplex, "simplex"), (WithIntercept, "elastic_net")])
 def test_without_a_mistake_what_they_are_there_for_holds(layer, name):
     properties = ["optimality", "feasibility", "offsets", "isolation of losses", "memory layout", "batched strengths"]
-    rows = check_layer(None, problem_of(layer, name), make=layer, max_examples=20, properties=properties)
-    assert [row.name for row in rows if row.holds is None] == (["offsets"] if layer is Simplex else ["feasibility"])
+    rows = check_layer(None, problem_of(layer, name), make=layer, max_examples=2, properties=properties)
+    assert [row.name for row in rows if row.holds is None] == ABSENT[layer]
 
 
 def test_a_matrix_of_features_by_features_is_caught_by_the_memory_check():
