@@ -21,7 +21,7 @@ test: $(VENV)/.dev  ## run the tests; coverage of lines and branches
 test-arithmetic: $(VENV)/.dev  ## the core's tests under other thread counts and instructions; ARITHMETIC=quick for a part
 	$(BIN)/python tests/arithmetic.py $(ARITHMETIC)
 
-test-thorough: $(VENV)/.dev  ## 100,000 problems over all layers, resumable; summary in benchmarks/results
+test-thorough: $(VENV)/.dev  ## 150,000 problems over all layers, resumable; summary in benchmarks/results
 	$(BIN)/python benchmarks/thorough.py
 
 peers: $(PEERS)/.installed  ## time, memory and gaps of other libraries on the same problems; benchmarks/results/peers

@@ -1,4 +1,5 @@
-"""More than 100,000 generated problems over all layers: certificates and derivatives against independent code.
+"""More than 150,000 generated problems over all layers: certificates, constraints, derivatives, starts, autocast and
+l1_max, against independent code.
 
     python benchmarks/thorough.py
 
@@ -16,89 +17,27 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from thorough_layers import SIZES, TOL, WEIGHTS, Layer, layers
+from thorough_looks import NOTHING, Look, autocast, derivative_errors, starts, thresholds
 from thorough_summary import Row, summarise
 from torch import Tensor
-from torch.autograd import forward_ad
 
 import implicitlayers as il
-from implicitlayers.testing import Example, Subject, kinds, objective
-from implicitlayers.testing.differences import difference
-from implicitlayers.testing.named import Named
+from implicitlayers.testing import Example, kinds
+from implicitlayers.testing.feasibility import feasible, true_gap
 from implicitlayers.testing.scaling import drawn_strengths
-from implicitlayers.testing.sections import Section
 from implicitlayers.testing.strategies import RIDGES, kinds_of_problem, ordinary
 from implicitlayers.testing.subject import Answer
 
 ROOT = Path(__file__).parents[1]
-TOL = 1e-9
-# Differences are taken of solutions as exact as the solver gets them.
-EXACT_TOL = 1e-13
-STEPS = 4
-SIZES = {"n": (4, 8, 16, 30), "m": (2, 5, 10, 20), "k": (1, 2, 4)}
-GROUPS = ((0, 3), (1, 2, 4), (5,))
-WEIGHTS = torch.tensor([1.0, 0.6, 1.4], dtype=torch.float64)
-
-
-class Layer(NamedTuple):
-    """``make`` builds it from strengths; those in ``zero`` are the number 0; ``m`` are the numbers of features."""
-
-    make: Callable[..., Any]
-    problem: Named
-    zero: tuple[str, ...] = ()
-    m: tuple[int, ...] = SIZES["m"]
-
-    def subject(self, tol: float) -> Subject:
-        """The layer at that tolerance."""
-        off = dict.fromkeys(self.zero, 0.0)
-        intercept = {"fit_intercept": True} if self.problem.fit_intercept else {}
-        options = {"tol": tol, "on_fail": "ignore", "derivative_order": 1}
-        return Subject(
-            None, self.problem, lambda **strengths: self.make(**strengths | off, **intercept, **options), TOL
-        )
-
-
-def layers() -> dict[str, Layer]:
-    """By name, with intercept where there may be one."""
-    grouped = {"groups": GROUPS}
-    made: dict[str, tuple[Any, ...]] = {
-        "Ridge": (il.Ridge, "ridge"),
-        "Lasso": (il.Lasso, "lasso"),
-        "ElasticNet": (il.ElasticNet, "elastic_net"),
-        "GroupLasso": (il.GroupLasso, "group_lasso"),
-        "GroupLasso, groups": (partial(il.GroupLasso, groups=GROUPS, group_weights=WEIGHTS), "group_lasso", grouped),
-        "SparseGroupLasso": (partial(il.SparseGroupLasso, groups=GROUPS), "sparse_group_lasso", grouped),
-        "NonNegativeRegression": (il.NonNegativeRegression, "nonnegative"),
-        "BoxRegression": (il.BoxRegression, "box"),
-        "SimplexRegression": (il.SimplexRegression, "simplex"),
-        "HuberRegression": (il.HuberRegression, "huber"),
-        "HuberRegression, dense": (il.HuberRegression, "huber", {}, ("l1",)),
-        "LogisticRegression": (il.LogisticRegression, "logistic"),
-        "LogisticRegression, dense": (il.LogisticRegression, "logistic", {}, ("l1",)),
-        "SparseRidge": (partial(il.SparseRidge, n_nonzero=2), "sparse_ridge", {"n_nonzero": 2}),
-        "MulticlassSVM": (il.MulticlassSVM, "svm", {}, ("smoothing",)),
-        "MulticlassSVM, dense": (il.MulticlassSVM, "svm", {}, ("l1", "smoothing")),
-        "MulticlassSVM, smooth": (il.MulticlassSVM, "svm"),
-        "BinarySVM": (il.BinarySVM, "binary_svm", {}, ("smoothing",)),
-        "BinarySVM, smooth": (il.BinarySVM, "binary_svm"),
-    }
-    found = {}
-    for name, (make, problem, *rest) in made.items():
-        options, zero = (*rest, {}, ())[:2] if rest else ({}, ())
-        m = (6,) if "groups" in options else (3, 5, 8) if "n_nonzero" in options else SIZES["m"]
-        for b in (False,) if "SVM" in name else (False, True):
-            named = objective(problem, fit_intercept=b, **options)
-            assert isinstance(named, Named)
-            found[name + (", intercept" if b else "")] = Layer(make, named, tuple(zero), m)
-    return found
 
 
 class Batch(NamedTuple):
@@ -167,6 +106,7 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
     assert answer.converged is not None
     bad = {
         "not a number": ~answer.W.flatten(1).isfinite().all(-1),
+        "outside the constraints": ~feasible(problem, example, answer.coefficients),
         'a false "converged"': answer.converged & ~(gap <= TOL),
     }
     plain = status == 0
@@ -179,6 +119,9 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
     missing = torch.zeros(size, dtype=torch.bool)
     missing[:sampled] = lost
     bad |= {"a wrong derivative": wrong, "a derivative that is not a number": missing}
+    looks = more_looks(batch, layer, example, answer, plain, sampled)
+    for one in looks.values():
+        bad[one.what] = torch.cat([one.wrong, torch.zeros(size - len(one.wrong), dtype=torch.bool)])
     found = [f"# {batch.layer}: {what}, batch {batch.seed}: {int(mask.sum())} of {size}; {_figures(gap, error, mask)}\n"
              f"{example[int(mask.nonzero()[0])].code()}" for what, mask in bad.items() if mask.any()]  # fmt: skip
     row = Row(
@@ -189,9 +132,30 @@ def look(batch: Batch, size: int, sampled: int) -> tuple[Row, list[str]]:
         degenerate=int((status & int(il.Status.DEGENERATE | il.Status.SINGULAR) != 0).sum()),
         flagged=int((~answer.converged).sum()),
         not_a_number=int((bad["not a number"] | missing).sum()),
+        infeasible=int(bad["outside the constraints"].sum()),
+        **{name: one.looked_at for name, one in looks.items()},
+        **{f"wrong_{name}": int(one.wrong.sum()) for name, one in looks.items()},
         seconds=round(time.perf_counter() - start, 2),
     )  # fmt: skip
     return row, found
+
+
+def more_looks(
+    batch: Batch, layer: Layer, example: Example, answer: Answer, plain: Tensor, sampled: int
+) -> dict[str, Look]:
+    """One of three in turn, for each costs as much as the rest: of a round every layer and kind gets some."""
+    looks = dict.fromkeys(("starts", "autocast", "thresholds"), NOTHING)
+    sparse = "l1" in layer.problem.strengths and "l1" not in layer.zero
+    turn = ("starts", "thresholds" if sparse else "starts", "autocast")
+    name = turn[batch.seed % len(turn)]
+    subject = layer.subject(TOL)
+    if name == "starts":
+        looks[name] = starts(subject, example, answer, plain, batch.seed // len(turn))
+    elif name == "thresholds":
+        looks[name] = thresholds(subject, example)
+    else:
+        looks[name] = autocast(layer, example[:sampled])
+    return looks
 
 
 def _solution_status(layer: Layer, example: Example) -> Tensor:
@@ -210,55 +174,10 @@ def _figures(gap: Tensor, error: Tensor, mask: Tensor) -> str:
     )
 
 
-def true_gap(problem: Named, example: Example, answer: Answer) -> Tensor:
-    """From the problem's definition; infinite outside the constraints."""
-    gap = problem.gap(example, answer.coefficients, answer.dual)
-    outside = problem.infeasibility(example, answer.coefficients)
-    return torch.where(outside <= 1e-9 * answer.W.abs().amax((-2, -1)), gap, torch.inf)
-
-
-def derivative_errors(layer: Layer, example: Example) -> tuple[Tensor, Tensor, Tensor]:
-    """Of reverse and forward mode along one direction of all arguments, relative; where differences can tell; NaN.
-
-    Differences can tell where four steps stay on the smooth piece around the solution, and agree to a tenth of the
-    error allowed.
-    """
-    directions = Section.random(layer.subject(TOL), example).directions
-    exact = Section(layer.subject(EXACT_TOL), example, directions)
-    truth = difference(exact.along, batch=1)
-    W = exact.value
-    scale = torch.maximum(truth.value.abs().flatten(1).amax(-1), 1e-3 * W.abs().flatten(1).amax(-1) + 1e-12)
-    judged = (truth.steps >= STEPS) & (truth.error <= 1e-6 * scale)
-    forward, reverse, C = _derivatives(Section(layer.subject(TOL), example, directions))
-    lost = ~(forward.flatten(1).isfinite().all(-1) & reverse.isfinite())
-    error = (forward - truth.value).abs().flatten(1).amax(-1)
-    projected = (reverse - (truth.value * C).flatten(1).sum(-1)).abs() / C.abs().flatten(1).sum(-1)
-    return torch.maximum(error, projected).nan_to_num(torch.inf) / scale, judged, lost
-
-
-def _derivatives(section: Section) -> tuple[Tensor, Tensor, Tensor]:
-    size = len(section.directions)
-    with forward_ad.dual_level():
-        p = forward_ad.make_dual(torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64))
-        tangent = forward_ad.unpack_dual(section.W(p)).tangent
-    # A number per problem, so that each has a derivative of its own.
-    count = len(section.example.X)
-    t = torch.zeros(count, dtype=torch.float64, requires_grad=True)
-    example, moved = section.example, {}
-    for name, direction in section.directions.items():
-        given = getattr(example, name) if name in ("X", "Y", "sample_weight") else example.strengths[name]
-        moved[name] = given + t.reshape(count, *[1] * (direction.dim() - 1)) * direction
-    fields = {name: moved.pop(name) for name in ("X", "Y", "sample_weight") if name in moved}
-    W = section.subject.W(example.replace(**fields).with_strengths(**moved))
-    C = torch.randn(W.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (reverse,) = torch.autograd.grad((W * C).sum(), [t])
-    return tangent.detach() if tangent is not None else torch.zeros_like(W), reverse, C
-
-
 def state_file(size: int, sampled: int) -> Path:
     """Named after the code under test and the options."""
     digest = hashlib.sha256(f"{size} {sampled} {torch.__version__}".encode())
-    for path in sorted([*(ROOT / "implicitlayers").rglob("*.py"), Path(__file__)]):
+    for path in sorted([*(ROOT / "implicitlayers").rglob("*.py"), *Path(__file__).parent.glob("thorough*.py")]):
         digest.update(path.read_bytes())
     return ROOT / "runs" / "thorough" / f"{digest.hexdigest()[:12]}.csv"
 
@@ -287,8 +206,8 @@ def looked_at(batches: list[Batch], jobs: int, **sizes: int) -> Iterator[tuple[R
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=100_000, help="at least that many (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=128, help="problems per batch (default: %(default)s)")
+    parser.add_argument("--problems", type=int, default=150_000, help="at least that many (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=160, help="problems per batch (default: %(default)s)")
     parser.add_argument("--sampled", type=int, default=8, help="of them with derivatives (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the summary goes")

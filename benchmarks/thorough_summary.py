@@ -27,6 +27,13 @@ class Row(NamedTuple):
     degenerate: int
     flagged: int
     not_a_number: int
+    infeasible: int
+    starts: int
+    wrong_starts: int
+    autocast: int
+    wrong_autocast: int
+    thresholds: int
+    wrong_thresholds: int
     seconds: float
 
     @classmethod
@@ -68,6 +75,10 @@ def _figures(rows: Sequence[Row]) -> dict[str, Any]:
         "false converged": sum(row.false_converged for row in rows),
         "wrong derivatives": sum(row.wrong_derivatives for row in rows),
         "NaN": sum(row.not_a_number for row in rows),
+        "infeasible": sum(row.infeasible for row in rows),
+        "other from a start": sum(row.wrong_starts for row in rows),
+        "other under autocast": sum(row.wrong_autocast for row in rows),
+        "wrong l1_max": sum(row.wrong_thresholds for row in rows),
     }
 
 
@@ -79,6 +90,7 @@ def _promises(rows: Sequence[Row]) -> dict[str, tuple[bool, str]]:
     total, checked = sum(row.problems for row in rows), sum(row.derivatives for row in rows)
     return {
         "no NaN from finite input": (nan == 0, f"{nan} of {total:,}"),
+        "no infeasible point": _none(rows, "infeasible", "problems"),
         'no "converged" whose true gap exceeds the tolerance': (false == 0, f"{false} of {total:,}"),
         f"no derivative off by more than {DERIVATIVE:.0e} at a point without a flag": (
             wrong == 0,
@@ -88,7 +100,16 @@ def _promises(rows: Sequence[Row]) -> dict[str, tuple[bool, str]]:
             flagged <= FLAGGED * count,
             f"{flagged} of {count:,}",
         ),
+        "zero at l1_max, not zero below": _none(rows, "wrong_thresholds", "thresholds"),
+        "same from a foreign start": _none(rows, "wrong_starts", "starts"),
+        "same under autocast": _none(rows, "wrong_autocast", "autocast"),
     }
+
+
+def _none(rows: Sequence[Row], wrong: str, looked_at: str) -> tuple[bool, str]:
+    """Whether there is no problem of what is wrong, and how many of those looked at there are."""
+    found, total = (sum(getattr(row, name) for row in rows) for name in (wrong, looked_at))
+    return found == 0, f"{found} of {total:,}"
 
 
 def _page(
@@ -116,7 +137,10 @@ def _page(
             "Gaps are relative, computed in float64 from the problem's definition, over problems that count as"
             " converged; derivatives in both modes along one direction of all arguments, against differences, at points"
             " without a flag where differences can tell to 1e-6. Degenerate: the layer says that derivatives are"
-            " one-sided or not unique.",
+            " one-sided or not unique. Foreign starts are solutions of other targets, strengths, bounds or scales, many"
+            " of them outside the constraints; bfloat16 autocast is put around forward, backward and both, in float32,"
+            " and looked at in values, first and second derivatives; zero at l1_max is without remainder at (1 + 1e-6)"
+            " times it, and not zero below is two percent below.",
             "",
             *(f"| {line} |" for line in table),
             "",

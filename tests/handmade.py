@@ -1,10 +1,13 @@
-"""An elastic net written from scratch, right as it stands, with one switch per mistake that people make."""
+"""Layers written from scratch, right as they stand, with one switch per mistake that people make."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from implicitlayers.testing.losses import simplex_projection
 
 
 class Found(NamedTuple):
@@ -68,9 +71,23 @@ class ElasticNet:
     def __call__(self, X, Y):
         return self.solve(X, Y).coef
 
-    def solve(self, X, Y):
+    def l1_max(self, X, Y):
+        """The smallest l1 with solution zero."""
+        V = (X.mT @ Y / X.shape[-2]).abs()
+        if self.mistake == "detached l1_max":
+            V = V.detach()
+        largest = V.sum((-2, -1)) if self.mistake == "a sum for a maximum" else V.amax((-2, -1))
+        return largest * (0.5 if self.mistake == "half of l1_max" else 1.0)
+
+    def solve(self, X, Y, init=None):
         self._check(X, Y)
         dtype = X.dtype
+        if self.mistake == "products in the input's precision" and dtype == torch.float32:
+            X = X @ torch.eye(X.shape[-1])
+        if self.mistake == "takes duals apart":
+            X = X + 0 * forward_ad.unpack_dual(X).primal
+        if self.mistake == "reads memory":
+            X = X.as_strided(X.shape, torch.empty(X.shape).stride())
         X, Y = X.double(), Y.double()
         if X.dim() == 2 and Y.dim() == 3:
             expand = (
@@ -80,11 +97,16 @@ class ElasticNet:
         l1, l2 = (torch.as_tensor(s, dtype=torch.float64)[..., None, None] for s in (self.l1, self.l2))
         if self.mistake == "detached strength":
             l1 = l1.detach()
+        if self.mistake == "a mean of strengths":
+            l1 = l1.mean((0, -2, -1), keepdim=True) if l1.dim() == 3 else l1
         bad = ~(X.isfinite().flatten(-2).all(-1) & Y.isfinite().flatten(-2).all(-1))[..., None, None]
         if self.mistake != "no isolation":
             X, Y = torch.where(bad, 0.0, X), torch.where(bad, 0.0, Y)
         l1, l2 = l1.expand(*Y.shape[:-2], 1, 1), l2.expand(*Y.shape[:-2], 1, 1)
-        W, gap = Opaque.apply(self._minimise, X.detach(), Y.detach(), l1.detach(), l2.detach())
+        start = torch.zeros_like(X.mT @ Y) if init is None else init.coef.double().expand_as(X.mT @ Y)
+        W, gap = Opaque.apply(self._minimise, X.detach(), Y.detach(), l1.detach(), l2.detach(), start.detach())
+        if self.mistake == "the start is the answer" and init is not None:
+            W, gap = start, torch.zeros_like(gap)
         W = self._attached(W, X, Y, l1, l2)
         W = torch.where(bad, torch.nan, W)
         if self.mistake == "NaN from zeros":
@@ -94,7 +116,7 @@ class ElasticNet:
         flag = torch.ones_like(converged) if self.mistake == "flags everything" else bad[..., 0, 0]
         return Found(W, Y - X @ W.to(X), gap, converged & ~bad[..., 0, 0], flag.int())
 
-    def _minimise(self, X, Y, l1, l2):
+    def _minimise(self, X, Y, l1, l2, start):
         n = X.shape[-2]
         wrong = 2.0 if self.mistake == "1/n for 1/(2n)" else 1.0
         A, B = wrong * X.mT @ X / n, wrong * X.mT @ Y / n
@@ -102,7 +124,7 @@ class ElasticNet:
         if self.mistake == "no isolation":
             largest = largest.max() + 0 * A.sum()
         step = 0.99 / (largest + l2 + 1e-300)
-        W = torch.zeros_like(B)
+        W = start
         V, t = W, 1.0
         for _ in range(3000):
             U = V - step * (A @ V - B + l2 * V)
@@ -159,6 +181,54 @@ class ElasticNet:
             raise ValueError(f"X: given {X.dtype} {tuple(X.shape)}, expected floats (..., n, m)")
         if Y.dim() < 2 or Y.shape[-2] != X.shape[-2]:
             raise ValueError(f"Y: given {tuple(Y.shape)}, expected (..., {X.shape[-2]}, k), as many samples as X has")
+
+
+@dataclass
+class WithIntercept:
+    """The elastic net with an intercept b, by centring; (X, Y) -> (W, b)."""
+
+    l1: float | Tensor = 0.0
+    l2: float | Tensor = 0.0
+    mistake: str = ""
+
+    def __call__(self, X, Y):
+        bad = ~(X.isfinite().flatten(-2).all(-1) & Y.isfinite().flatten(-2).all(-1))[..., None, None]
+        if self.mistake != "an intercept that is not masked":
+            X, Y = torch.where(bad, 0.0, X), torch.where(bad, 0.0, Y)
+        x, y = X.mean(-2, keepdim=True), Y.mean(-2, keepdim=True)
+        A = X - x
+        if self.mistake != "a rounding becomes a feature":
+            A = torch.where(A.abs().amax(-2, keepdim=True) <= 1e-14 * x.abs(), 0.0, A)
+        scale = A.detach().square().mean(-2, keepdim=True).sqrt()
+        scale = torch.where((scale > 0) & (scale < 1e-12), scale, 1.0)
+        W = ElasticNet(self.l1, self.l2)(A / scale, Y - y) / scale.mT
+        if self.mistake == "centred after":
+            W = ElasticNet(self.l1, self.l2)(X, Y)
+        b = (y - x @ W)[..., 0, :]
+        return torch.where(bad, torch.nan, W), torch.where(bad[..., 0], torch.nan, b)
+
+
+@dataclass
+class Simplex:
+    """min Σ ½‖xᵢW − yᵢ‖²/n + (l2/2)‖W‖², W ≥ 0 with columns of sum ``total``, by projected gradient steps; values."""
+
+    total: float | Tensor
+    l2: float | Tensor = 0.0
+    mistake: str = ""
+
+    def __call__(self, X, Y):
+        n, m = X.shape[-2:]
+        total, l2 = (torch.as_tensor(s, dtype=torch.float64)[..., None, None] for s in (self.total, self.l2))
+        A, B = X.mT @ X / n, X.mT @ Y / n
+        step = 1 / (torch.linalg.matrix_norm(A, 2)[..., None, None] + l2 + 1e-300)
+        W = total / m + 0 * B
+        for _ in range(5000):
+            before, W = W, simplex_projection((W - step * (A @ W - B + l2 * W)).mT, total).mT
+            if bool(((W - before).abs() <= 1e-14 * total).all()):
+                break
+        if self.mistake == "zero where there is nothing to fit":
+            W = torch.where((Y == 0).all(-2, keepdim=True).all(-1, keepdim=True), 0.0, W)
+        return W - 1e-6 * total if self.mistake == "a step after the projection" else W
 
 
 def ridge(X, Y, l2=0.1):

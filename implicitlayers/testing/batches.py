@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from .example import Example
 from .failures import failure, reproducible
-from .subject import LayerError, Subject, blamed, gradients, rows
+from .forward import vmapped
+from .subject import LayerError, Subject, blamed, gradients
 
 
 @reproducible
@@ -25,6 +25,7 @@ def check_batching(subject: Subject, example: Example) -> None:
     Raises:
         AssertionError: it is not.
     """
+    example = subject.shared(example)
     size = example.X.shape[0]
     alone = torch.stack([subject.W(example[i]) for i in range(size)])
     cause = "elements of a batch share an iteration count, a step length, or a convergence test that stops all at once"
@@ -51,9 +52,10 @@ def check_isolation(subject: Subject, example: Example) -> None:
     Raises:
         AssertionError: others change, or the layer fails as a whole.
     """
+    example = subject.shared(example)
     good = example[1:]
     expected, gradient = _value_and_gradient(subject, good)
-    for what, X, Y in _spoilt(example):
+    for what, X, Y in spoilt(example):
         bad = example.replace(X=X, Y=Y)
         try:
             found, moved = _value_and_gradient(subject, bad)
@@ -105,16 +107,9 @@ def _check_shared_features(subject: Subject, example: Example) -> None:
 
 
 def _check_vmap(subject: Subject, example: Example, alone: Tensor) -> None:
-    strengths = {name: value for name, value in example.strengths.items() if isinstance(value, Tensor) and value.dim()}
-    fixed = {name: value for name, value in example.strengths.items() if name not in strengths}
-    weight = {} if example.sample_weight is None else {"sample_weight": example.sample_weight}
-
-    def one(X: Tensor, Y: Tensor, strengths: dict[str, Tensor], weight: dict[str, Tensor]) -> Tensor:
-        return rows(subject.call(X, Y, {**fixed, **strengths}, weight.get("sample_weight")))
-
     try:
         with blamed():
-            mapped = vmap(one)(example.X, example.Y, strengths, weight)
+            mapped = vmapped(subject, example)
     except LayerError as error:
         raise failure(
             "torch.func.vmap over the layer to work",
@@ -131,7 +126,9 @@ def _value_and_gradient(subject: Subject, example: Example) -> tuple[Tensor, Ten
     return W.detach(), gradients((W * C).sum(), [X])[0]
 
 
-def _spoilt(example: Example) -> list[tuple[str, Tensor, Tensor]]:
+def spoilt(example: Example) -> list[tuple[str, Tensor, Tensor]]:
+    """What is wrong with the first element, and X and Y with that."""
+
     def first(t: Tensor, value: float, whole: bool = False) -> Tensor:
         changed = t.clone()
         if whole:

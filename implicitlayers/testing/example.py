@@ -20,6 +20,7 @@ class Example:
         strengths: by the names of the problem, numbers or tensors over the batch.
         sample_weight: (..., n), or None.
         kind: what is special about it: "generic", or one of `kinds.KINDS`.
+        made_by: Python that makes it, where its numbers are too many to print.
     """
 
     X: Tensor
@@ -27,6 +28,7 @@ class Example:
     strengths: Strengths = field(default_factory=dict)
     sample_weight: Tensor | None = None
     kind: str = "generic"
+    made_by: str = ""
 
     @property
     def batch(self) -> torch.Size:
@@ -46,11 +48,11 @@ class Example:
 
     def replace(self, **fields: Any) -> "Example":
         """With some fields changed."""
-        return replace(self, **fields)
+        return replace(self, made_by="", **fields)
 
     def with_strengths(self, **strengths: float | Tensor) -> "Example":
         """With some strengths changed."""
-        return replace(self, strengths={**self.strengths, **strengths})
+        return self.replace(strengths={**self.strengths, **strengths})
 
     def __getitem__(self, index: Any) -> "Example":
         """Some elements of the batch; every argument must have its dimensions."""
@@ -58,8 +60,7 @@ class Example:
         def take(value: Any) -> Any:
             return value[index] if isinstance(value, Tensor) and value.dim() else value
 
-        return replace(
-            self,
+        return self.replace(
             X=self.X[index],
             Y=self.Y[index],
             strengths={name: take(value) for name, value in self.strengths.items()},
@@ -68,6 +69,8 @@ class Example:
 
     def code(self) -> str:
         """Python that makes this example again, exactly."""
+        if self.made_by:
+            return self.made_by
         fields = [f"    X={_literal(self.X)},", f"    Y={_literal(self.Y)},"]
         strengths = ", ".join(f"{name!r}: {_literal(value)}" for name, value in self.strengths.items())
         fields.append(f"    strengths={{{strengths}}},")

@@ -11,6 +11,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Inapplicable(Exception):
+    """A property cannot be looked at, for the reason that is the message; no fault of the layer's."""
+
+
 def failure(expected: str, found: str, cause: str) -> AssertionError:
     """The error to raise."""
     return AssertionError(f"expected {expected}\n   found {found}\n   likely cause: {cause}")

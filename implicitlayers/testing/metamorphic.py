@@ -9,6 +9,7 @@ from .example import Example
 from .failures import failure, reproducible
 from .named import Named
 from .objectives import objective
+from .scaling import coefficient_size
 from .subject import Subject
 
 # Problems whose targets do not act on each other.
@@ -35,7 +36,7 @@ def check_metamorphic(subject: Subject, example: Example) -> list[str]:
     problem = subject.objective
     if isinstance(problem, Named):
         answer = subject.answer(example)
-        if (problem.smooth or answer.dual is not None) and not _unique(problem, example, answer.coefficients):
+        if (problem.smooth or answer.dual is not None) and not unique(problem, example, answer.coefficients):
             return []
     checked = []
     for name, (relation, applies) in RELATIONS.items():
@@ -45,7 +46,7 @@ def check_metamorphic(subject: Subject, example: Example) -> list[str]:
     return checked
 
 
-def _unique(problem: Named, example: Example, coefficients: object) -> bool:
+def unique(problem: Named, example: Example, coefficients: object) -> bool:
     """Strongly convex, or regular and not at a kink; with a limited number of features no other choice ties."""
     if problem.n_nonzero is None and float(torch.as_tensor(example.strengths.get("l2", 0.0)).min()) > 0:
         return True
@@ -53,7 +54,7 @@ def _unique(problem: Named, example: Example, coefficients: object) -> bool:
         return True
     kinks = problem.kinks(example, coefficients)  # type: ignore[arg-type]
     regular = problem.regularity(example, coefficients)  # type: ignore[arg-type]
-    return float(kinks.abs().min()) > 1e-4 and float(regular) > 1e-6
+    return float(kinks.abs().min()) > 1e-4 and float(regular.min()) > 1e-6
 
 
 def _samples(subject: Subject, example: Example) -> None:
@@ -125,7 +126,7 @@ def _zero(subject: Subject, example: Example) -> None:
     inside = subject.W(example.replace(X=example.X * (factor * (1 - 1e-6))))[: example.X.shape[-1]]
     # Coefficients that a gap of tol allows where the exact ones are zero.
     allowed = 0.0 if subject.answer(example).gap is not None else subject.coef_tol
-    size = _spread(example) / factor
+    size = float(coefficient_size(example)) / factor
     if float(inside.abs().max()) > allowed * size:
         raise failure(
             "all coefficients zero from l1_max on",
@@ -215,19 +216,12 @@ def _ridge(subject: Subject, example: Example) -> None:
 def _agree(
     subject: Subject, example: Example, found: Tensor, expected: Tensor, what: str, cause: str = "see `check_optimal`"
 ) -> None:
-    scale = max(float(expected.abs().max()), 1e-3 * _spread(example))
+    scale = max(float(expected.abs().max()), 1e-3 * float(coefficient_size(example)))
     error = float((found - expected).abs().max()) / scale
     if not error <= 10 * subject.coef_tol:
         raise failure(
             f"{what} (to {10 * subject.coef_tol:.0e} of the largest coefficient)", f"a change of {error:.1e}", cause
         )
-
-
-def _spread(example: Example) -> float:
-    """The size that coefficients have when they matter: that of the targets over that of the features."""
-    Y = example.Y.to(torch.float64)
-    size = float(example.X.to(torch.float64).square().mean().sqrt())
-    return float(Y.square().mean().sqrt().clamp_min(1e-300)) / (size or 1.0)
 
 
 def _named(*names: str) -> Callable[[Subject, Example], bool]:

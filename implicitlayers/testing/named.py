@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import intercepts, subsets
+from . import intercepts, judged, subsets
 from .duality import dual_bound, least, null
 from .example import Example
 from .losses import Hinge
@@ -61,6 +61,11 @@ class Named:
         """Whether a large strength makes the solution zero."""
         return "l1" in self.strengths
 
+    @property
+    def constrained(self) -> bool:
+        """Whether there are coefficients that it forbids."""
+        return self.name in ("nonnegative", "box", "simplex", "sparse_ridge")
+
     def targets(self, example: Example, k: int) -> Tensor:
         """Y in float64 (..., n, k), as the loss wants it."""
         return encoded(example.Y, self.classes, k)
@@ -83,17 +88,31 @@ class Named:
         """(P − D)/P(0), an upper bound on the relative suboptimality of the coefficients, (...).
 
         D is the best of the dual points that the residuals at the coefficients, and ``dual``, give when made feasible.
+
+        Raises:
+            ValueError: strengths with which no dual point certifies anything, see `refuse`.
         """
         data, point = self.spelt_out(example, coefficients, dual)
+        judged.refuse_uncertifiable(self.name, data, example.strengths)
         scale = null(data)
         if self.n_nonzero is not None:
             X, Y = centred(data)
             bound = subsets.minimum(X, Y, data.weight, data.l2, self.n_nonzero)
-        elif self.name == "ridge":
-            bound = least(data)
         else:
-            bound = dual_bound(data, point)
+            free = judged.penalty_free(data)
+            bound = least(data) if bool(free.all()) else torch.where(free, least(data), dual_bound(data, point))
         return (primal(data, point) - bound) / torch.where(scale > 0, scale, 1.0)
+
+    @torch.no_grad()
+    def null(self, example: Example) -> Tensor:
+        """P(0, b) at the best intercept b, if any, (...)."""
+        return null(self.spelt_out(example, self.zeros(example))[0])
+
+    def refuse(self, example: Example) -> None:
+        """Raise ValueError, with the reason, for strengths without meaning, or with which nothing can be certified."""
+        judged.refuse_meaningless(example.strengths)
+        data, _ = self.spelt_out(example, self.zeros(example))
+        judged.refuse_uncertifiable(self.name, data, example.strengths)
 
     @torch.no_grad()
     def subdifferential_distance(

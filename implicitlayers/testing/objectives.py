@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .example import Example
@@ -37,8 +38,39 @@ class OwnObjective:
         return getattr(self.function, "__name__", "objective")
 
     def value(self, example: Example, coefficients: Coefficients) -> Tensor:
-        """The function's value."""
-        return self.function(example.X, example.Y, coefficients, **example.strengths)
+        """The function's value.
+
+        Raises:
+            ValueError: it raises an exception, or returns something that is no tensor or does not depend on W.
+        """
+        parts = coefficients if isinstance(coefficients, tuple) else (coefficients,)
+        try:
+            value = self.function(example.X, example.Y, coefficients, **example.strengths)
+        except Exception as error:
+            names = ", ".join(["X", "Y", "W" if len(parts) == 1 else "(W, b)", *example.strengths])
+            shapes = ", ".join(str(tuple(part.shape)) for part in (example.X, example.Y, *parts))
+            raise self._wrong(
+                f"which raises {type(error).__name__}: {error}, called with {names}, of shapes {shapes}"
+            ) from error
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise self._wrong(f"which returns {value.dtype if isinstance(value, Tensor) else type(value).__name__}")
+        if torch.is_grad_enabled() and any(part.requires_grad for part in parts) and not value.requires_grad:
+            raise self._wrong("whose value is detached from W, by .item(), .detach(), numpy or no_grad(), say")
+        return value
+
+    def probe(self, example: Example, coefficients: Coefficients) -> None:
+        """Raise ValueError if it is no objective; the example has no leading dimensions."""
+        parts = coefficients if isinstance(coefficients, tuple) else (coefficients,)
+        moving = tuple(part.detach().to(torch.float64).requires_grad_() for part in parts)
+        value = self.value(example, (moving[0], moving[1]) if len(moving) == 2 else moving[0])
+        if value.dim():
+            raise self._wrong(f"which returns a tensor of shape {tuple(value.shape)} for one problem, not ()")
+
+    def _wrong(self, found: str) -> ValueError:
+        return ValueError(
+            f"problem: given the function {self.name}, {found}; expected a function (X, Y, W, **strengths) -> (...),"
+            f" the objective of each problem as a floating-point tensor that torch can differentiate with respect to W"
+        )
 
 
 _PROBLEMS: dict[str, Named] = {

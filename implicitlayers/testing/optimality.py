@@ -6,6 +6,7 @@ from torch import Tensor
 from . import improvement
 from .example import Example
 from .failures import failure, reproducible
+from .feasibility import true_gap
 from .named import Named
 from .subject import Answer, Subject
 
@@ -41,7 +42,7 @@ def check_optimal(subject: Subject, example: Example) -> float:
             f"a violation of {outside:.1e} of the largest coefficient",
             "the iterate is returned before its projection; or more features are in use than allowed",
         )
-    gap = problem.gap(example, answer.coefficients, _dual(answer))
+    gap = problem.gap(example, answer.coefficients, answer.finite_dual)
     worst = float(gap.max())
     if not worst <= subject.tol:
         raise failure(
@@ -51,7 +52,7 @@ def check_optimal(subject: Subject, example: Example) -> float:
             _cause(subject, example, answer),
         )
     if problem.n_nonzero is None and (problem.smooth or answer.dual is not None):
-        distance, unit = problem.subdifferential_distance(example, answer.coefficients, _dual(answer))
+        distance, unit = problem.subdifferential_distance(example, answer.coefficients, answer.finite_dual)
         share = float((distance / unit.clamp_min(1e-300)).max())
         # At the rounding of float64 the square of a distance tells nothing any more.
         if not share <= max(2 * subject.tol**0.5, 1e-7):
@@ -67,17 +68,25 @@ def check_optimal(subject: Subject, example: Example) -> float:
 def check_certificate(subject: Subject, example: Example) -> None:
     """What a layer says about itself is true: its gap is one that float64 confirms, "converged" means a gap below tol.
 
+    Outside the constraints a gap is infinite.
+
     For layers with a method ``solve`` whose result has a ``gap`` or ``converged``.
 
     Raises:
         AssertionError: it claims more than it has.
     """
-    problem, answer = subject.objective, subject.answer(example)
+    check_claims(subject, example, subject.answer(example))
+
+
+def check_claims(subject: Subject, example: Example, answer: Answer) -> None:
+    """The same of an answer that is at hand."""
+    problem = subject.objective
     assert isinstance(problem, Named)
-    true = problem.gap(example, answer.coefficients, _dual(answer))
+    true = true_gap(problem, example, answer)
     if answer.gap is not None:
         claimed = answer.gap.to(torch.float64)
-        short = true - claimed - 0.1 * claimed.abs() - 1e-12
+        # Infinite where infinity is claimed: nothing is short of that.
+        short = (true - claimed - 0.1 * claimed.abs() - 1e-12).nan_to_num(-torch.inf, torch.inf)
         if float(claimed.min()) < 0 or float(short.max()) > 0.1 * subject.tol:
             raise failure(
                 "a reported gap that its coefficients and dual point confirm, and that is never negative",
@@ -92,10 +101,6 @@ def check_certificate(subject: Subject, example: Example) -> None:
                 f'"converged" at {float(true[wrong].max()):.1e}',
                 "convergence is judged by the change between iterations, or by a gap that is not one",
             )
-
-
-def _dual(answer: Answer) -> Tensor | None:
-    return answer.dual if answer.dual is not None and bool(answer.dual.isfinite().all()) else None
 
 
 def _check_shape(subject: Subject, example: Example, answer: Answer) -> None:
@@ -141,7 +146,11 @@ def _cause(subject: Subject, example: Example, answer: Answer) -> str:
     ):
         names = [name for name in example.strengths if name in ("l1", "l2", "group_l1")]
         other = example.with_strengths(**{name: example.strengths[name] * factor for name in names})
-        if names and factor != 1 and float(problem.gap(other, answer.coefficients, _dual(answer)).max()) <= subject.tol:
+        if (
+            names
+            and factor != 1
+            and float(problem.gap(other, answer.coefficients, answer.finite_dual).max()) <= subject.tol
+        ):
             return (
                 f"the layer solves the problem with all strengths times {what}: a mean for a sum, ½ left out, or twice"
             )

@@ -60,6 +60,13 @@ def drawn_strengths(problem: Named, example: Example, ratio: float | Tensor, rid
     return drawn if example.X.dim() > 2 else drawn.with_strengths(**{k: float(v) for k, v in drawn.strengths.items()})
 
 
+def coefficient_size(example: Example) -> Tensor:
+    """The size that coefficients have when they matter, (...): that of the targets over that of the features."""
+    Y = example.Y.to(torch.float64) if example.Y.is_floating_point() else torch.ones_like(example.X[..., :1])
+    size = mean_square(example.X.to(torch.float64)).sqrt()
+    return Y.square().mean((-2, -1)).sqrt().clamp_min(1e-300) / torch.where(size > 0, size, 1.0)
+
+
 def mean_square(X: Tensor) -> Tensor:
     """Of the features, (...)."""
     return X.square().mean((-2, -1))

@@ -47,6 +47,11 @@ class Answer(NamedTuple):
         """Coefficients (..., m, k), an intercept as one more row."""
         return rows(self.coefficients)
 
+    @property
+    def finite_dual(self) -> Tensor | None:
+        """The dual point, unless it holds NaN or infinity."""
+        return self.dual if self.dual is not None and bool(self.dual.isfinite().all()) else None
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -57,7 +62,9 @@ class Subject:
             has an intercept. Where it has a method ``solve`` whose result has ``coef``, and perhaps ``dual``, ``gap``,
             ``converged`` and ``status``, these are held to account too. None: ``make`` alone.
         problem: a name, from `objective`, or a function ``(X, Y, W, **strengths) -> (...)``.
-        make: ``(**strengths) -> layer``, so that strengths can vary and take derivatives.
+        make: ``(**strengths) -> layer``, so that strengths can vary and take derivatives. They are numbers, or tensors
+            without dimensions; and for a batch (...) of problems tensors (...), one strength for each, unless ``make``,
+            or what it makes, raises an exception about these.
         tol: relative duality gap at which a solution counts as exact; coefficients are compared to its square root.
         derivative_tol: relative error at which a derivative counts as exact.
     """
@@ -97,18 +104,30 @@ class Subject:
         with blamed():
             return self.at(strengths)(X, Y, **weights)
 
+    def called(self, example: Example) -> Coefficients:
+        """What calling the layer returns, without derivatives."""
+        with torch.no_grad():
+            return self.call(example.X, example.Y, example.strengths, example.sample_weight)
+
     def W(self, example: Example) -> Tensor:
         """Coefficients, an intercept as one more row."""
         return rows(self.call(example.X, example.Y, example.strengths, example.sample_weight))
 
-    def answer(self, example: Example) -> Answer:
+    def solution(self, example: Example, init: Any = None) -> Any:
+        """What the layer's ``solve`` returns, without derivatives; begun from ``init`` where there is one."""
+        options = {"sample_weight": example.sample_weight, "init": init}
+        given = {name: value for name, value in options.items() if value is not None}
+        with torch.no_grad(), blamed():
+            layer: Any = self.at(example.strengths)
+            return layer.solve(example.X, example.Y, **given)
+
+    def answer(self, example: Example, init: Any = None) -> Answer:
         """All the layer says of an example, without derivatives."""
-        weights = {} if example.sample_weight is None else {"sample_weight": example.sample_weight}
         with torch.no_grad(), blamed():
             layer = self.at(example.strengths)
             if not hasattr(layer, "solve"):
-                return Answer(layer(example.X, example.Y, **weights))
-            solution = layer.solve(example.X, example.Y, **weights)
+                return Answer(self.called(example))
+        solution = self.solution(example, init)
         b = getattr(solution, "intercept", None)
         status = getattr(solution, "status", None)
         return Answer(
@@ -120,22 +139,52 @@ class Subject:
         )
 
     def batches(self, example: Example) -> bool:
-        """Whether the layer takes a leading dimension at all; tried once."""
+        """Whether the layer takes a leading dimension at all, with a strength for each problem; tried once."""
         known = self._cache
         if "batches" not in known:
-            two = example.replace(X=torch.stack([example.X] * 2), Y=torch.stack([example.Y] * 2))
-            weight = example.sample_weight
-            two = two.replace(sample_weight=None if weight is None else torch.stack([weight] * 2))
-            try:
-                known["batches"] = self.answer(two).W.shape[:-2] == (2,)
-            except LayerError:
-                known["batches"] = False
+            known["batches"] = self._takes_two(example)
         return known["batches"]
+
+    def _takes_two(self, example: Example) -> bool:
+        """The example twice, with other strengths the second time, against each alone."""
+        varied = {} if self.make is None else example.strengths
+        each = [example.with_strengths(**{name: value * factor for name, value in varied.items()}) for factor in (1, 2)]
+        both = {name: torch.stack([torch.as_tensor(one.strengths[name]) for one in each]) for name in varied}
+        weight = example.sample_weight
+        together = example.replace(
+            X=torch.stack([example.X] * 2),
+            Y=torch.stack([example.Y] * 2),
+            strengths={**example.strengths, **both},
+            sample_weight=None if weight is None else torch.stack([weight] * 2),
+        )
+        alone = torch.stack([self.answer(one).W for one in each])
+        try:
+            found = self.answer(together).W
+        except LayerError:
+            return False
+        return found.shape == alone.shape and bool(((found - alone).abs() <= self.coef_tol * alone.abs().max()).all())
+
+    def shared(self, example: Example) -> Example:
+        """A batch as it is, or where the layer takes no strengths over a batch with the first one's for all."""
+        if self.make is None or self.batches(example[(0,) * (example.X.dim() - 2)]):
+            return example
+        first = (0,) * (example.X.dim() - 2)
+        return example.with_strengths(**example[first].strengths)
 
     @property
     def says_gap(self) -> bool:
         """Whether the layer has a method ``solve``, whose result is more than coefficients."""
         return hasattr(self._any(), "solve")
+
+    @property
+    def takes_starts(self) -> bool:
+        """Whether the layer's ``solve`` has an argument ``init``."""
+        return self.says_gap and "init" in _parameters(self._any().solve)  # type: ignore[attr-defined]
+
+    @property
+    def says_l1_max(self) -> bool:
+        """Whether the layer has a method ``l1_max``."""
+        return hasattr(self._any(), "l1_max")
 
     def _any(self) -> Layer:
         if self.layer is not None:

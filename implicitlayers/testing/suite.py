@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from . import table
 from .named import Named
-from .properties import PROPERTIES, Row, Suite
+from .properties import PROPERTIES, run
+from .runs import Row, Suite
 from .subject import Subject
 
 
@@ -35,7 +36,7 @@ def check_layer(
         layer: ``(X, Y) -> W``; see `Subject`, also for ``make``, ``tol`` and ``derivative_tol``.
         problem: a name or an `objective`, or a function ``(X, Y, W, **strengths) -> (...)``.
         strengths: of ``layer``, by the problem's names; None: drawn, and passed to ``make``.
-        make: ``(**strengths) -> layer``.
+        make: ``(**strengths) -> layer``; strengths are numbers, or tensors over the batch, see `Subject`.
         max_examples: problems for the quickest checks; slower ones take a share.
         labels: classes are integers instead of one-hot.
         shrink_seconds: what goes into making the example of a failure smaller.
@@ -46,7 +47,8 @@ def check_layer(
 
     Raises:
         AssertionError: something does not hold; one error that lists all of it.
-        ValueError: neither ``strengths`` nor ``make`` is given.
+        ValueError: neither ``strengths`` nor ``make`` is given; ``problem`` is no objective; or no solution could be
+            certified with ``strengths``, so that a right layer could not be told from a wrong one.
     """
     subject = Subject(layer, problem, make, tol, derivative_tol)
     if strengths is None and make is None and isinstance(subject.objective, Named):
@@ -59,7 +61,7 @@ def check_layer(
     rows = []
     with table.progress(len(names)) as advance:
         for name in names:
-            rows.append(suite.run(name))
+            rows.append(run(name, suite))
             advance(name)
     table.show(f"{_name(layer, make)} as {subject.objective.name}", rows)
     failed = [row for row in rows if row.holds is False]
@@ -99,7 +101,7 @@ class LayerSuite:
         import pytest
 
         subject = Subject(self.layer, self.problem, self.make, self.tol, self.derivative_tol)
-        row = Suite(subject, self.strengths, self.max_examples, self.labels).run(name)
+        row = run(name, Suite(subject, self.strengths, self.max_examples, self.labels))
         if row.holds is None:
             pytest.skip(f"{name}: {row.detail}")
         if not row.holds:
@@ -113,9 +115,21 @@ class LayerSuite:
         """`check_certificate`."""
         self.holds("certificate")
 
+    def test_feasibility(self) -> None:
+        """`check_feasible`."""
+        self.holds("feasibility")
+
     def test_flags(self) -> None:
         """Few regular problems are flagged."""
         self.holds("flags")
+
+    def test_l1_max(self) -> None:
+        """`check_l1_max`."""
+        self.holds("l1_max")
+
+    def test_warm_starts(self) -> None:
+        """`check_starts`."""
+        self.holds("warm starts")
 
     def test_derivatives_in_reverse_mode(self) -> None:
         """`check_derivatives`."""
@@ -137,9 +151,21 @@ class LayerSuite:
         """`check_derivatives`."""
         self.holds("second derivatives, all compositions")
 
+    def test_forward_mode_over_vmap(self) -> None:
+        """`check_forward_over_vmap`."""
+        self.holds("forward over vmap")
+
     def test_metamorphic(self) -> None:
         """`check_metamorphic`."""
         self.holds("metamorphic")
+
+    def test_offsets(self) -> None:
+        """`check_offsets`."""
+        self.holds("offsets")
+
+    def test_batched_strengths(self) -> None:
+        """`check_batched_strengths`."""
+        self.holds("batched strengths")
 
     def test_batching(self) -> None:
         """`check_batching`."""
@@ -149,9 +175,21 @@ class LayerSuite:
         """`check_isolation`."""
         self.holds("isolation")
 
+    def test_isolation_of_losses(self) -> None:
+        """`check_isolated_losses`."""
+        self.holds("isolation of losses")
+
+    def test_memory_layout(self) -> None:
+        """`check_layout`."""
+        self.holds("memory layout")
+
     def test_dtypes(self) -> None:
         """`check_dtypes`."""
         self.holds("dtypes")
+
+    def test_autocast(self) -> None:
+        """`check_autocast`."""
+        self.holds("autocast")
 
     def test_bad_input(self) -> None:
         """`check_bad_input`."""

@@ -40,7 +40,18 @@ def checked(name, properties, **options):
 @pytest.mark.parametrize("name", LAYERS)
 def test_our_layer_passes(name):
     rows = checked(name, QUICK)
-    assert sum(row.holds is True for row in rows) >= 9
+    assert sum(row.holds is True for row in rows) >= 15
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name in ("nonnegative", "box", "simplex", "sparse_ridge")])
+def test_our_layer_is_asked_for_its_constraints(name):
+    assert all(row.holds for row in checked(name, ["feasibility"]))
+
+
+@pytest.mark.parametrize("name", ["huber", "logistic"])
+def test_our_layer_takes_constants_for_its_intercept_where_that_is_a_column(name):
+    """Where the loss is not squared, centring does not do."""
+    assert all(row.holds for row in checked(name, ["offsets", "isolation of losses"], fit_intercept=True))
 
 
 @pytest.mark.parametrize("name", ["ridge", "lasso"])
