@@ -65,7 +65,7 @@ variants = pytest.mark.parametrize(
     ("name", "fit_intercept"), [pytest.param(n, b, id=f"{n}-intercept" if b else n) for n, b in VARIANTS]
 )
 FORMS = ("plain", "soft", "tied", "masked", "absent class")
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=6, deadline=None)
 
 
 def variant(name, fit_intercept):
@@ -76,7 +76,7 @@ def variant(name, fit_intercept):
 def drawn(layer, seed, n=9, form="plain", batch=()):
     """X, Y, and further arguments: weights, of which one is zero, and a mask."""
     X, weight = normal(*batch, n, M, seed=seed), uniform(*batch, n, seed=seed)
-    weight[..., 1] = 0
+    weight[..., -1] = 0
     arguments = {"sample_weight": weight}
     if not layer.k:
         return X, normal(*batch, n, 2, seed=seed + 1) + X[..., :2] + 0.3, arguments
@@ -93,32 +93,37 @@ def drawn(layer, seed, n=9, form="plain", batch=()):
     return X, Y, arguments
 
 
+def solvable(name, fit_intercept, form):
+    """A class without samples has no finite intercept under the logistic loss."""
+    return not (name == "logistic" and fit_intercept and form == "absent class")
+
+
 @variants
 @few
-@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), n=st.integers(4, 12))
+@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), n=st.integers(5, 12))
 def test_nothing_is_left_at_l1_max_and_something_below(name, fit_intercept, seed, form, n):
-    """Two percent below at the latest; and so with a share of it."""
+    """Zero is as good as the solution at l1_max, where others can be as good; it is the solution two percent above."""
+    assume(solvable(name, fit_intercept, form))
     layer = variant(name, fit_intercept)
     X, Y, arguments = drawn(layer, seed, n, form, (2,))
     largest = layer.layer(1.0).l1_max(X, Y, **arguments)
     assume((largest > 1e-6).all())
-    at = layer.layer(largest * (1 + 1e-9)).solve(X, Y, **arguments)
-    below = layer.layer(0.98 * largest).solve(X, Y, **arguments)
-    assert (at.coef == 0).all()
-    assert at.converged.all()
-    assert below.converged.all()
+    below, at, above = (layer.layer(share * largest).solve(X, Y, **arguments) for share in (0.98, 1.0, 1.02))
+    assert below.converged.all() & at.converged.all() & above.converged.all()
     assert below.support.any(-1).all()
+    assert (above.coef == 0).all()
+    assert ((above.objective - at.objective).abs() <= 2e-9 * above.objective).all()
 
 
 @variants
-def test_a_share_of_one_leaves_nothing_and_a_smaller_one_something(name, fit_intercept):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_share_above_one_leaves_nothing_and_a_smaller_one_something(name, fit_intercept, dtype):
     layer = variant(name, fit_intercept)
-    for dtype in (torch.float64, torch.float32):
-        X, Y, arguments = drawn(layer, 5, batch=(3,))
-        X, Y = X.to(dtype), Y.to(dtype) if layer.k == 0 else Y
-        assert (layer.layer(il.Relative(1.0)).solve(X, Y, **arguments).coef == 0).all()
-        assert layer.layer(il.Relative(0.98)).solve(X, Y, **arguments).support.any(-1).all()
-        assert layer.layer(1.0).l1_max(X, Y, **arguments).dtype == dtype
+    X, Y, arguments = drawn(layer, 5, batch=(3,))
+    X = X.to(dtype)
+    assert (layer.layer(il.Relative(1.02)).solve(X, Y, **arguments).coef == 0).all()
+    assert layer.layer(il.Relative(0.98)).solve(X, Y, **arguments).support.any(-1).all()
+    assert layer.layer(1.0).l1_max(X, Y, **arguments).dtype == dtype
 
 
 def along(layer, seed, form):
@@ -126,7 +131,7 @@ def along(layer, seed, form):
     X, Y, arguments = drawn(layer, seed, form=form)
     directions = {"X": normal(*X.shape, seed=seed + 11), "s": uniform(9, seed=seed + 12)}
     # A sample that is absent can only come, and the derivative is then one-sided.
-    directions["s"][1] = 0
+    directions["s"][-1] = 0
     if form == "soft":
         # Rows keep their sum.
         directions["Y"] = 0.1 * Y * (normal(*Y.shape, seed=seed + 13).clamp(-1, 1))
@@ -267,9 +272,11 @@ def test_both_bounds_on_the_l1_max_of_the_multiclass_svm_meet(seed, n, m, k, mas
 @pytest.mark.parametrize(("n", "m", "k"), [(1000, 50, 5), (30, 2000, 4), (40, 60, 12), (300, 3, 8)])
 def test_bounds_meet_whatever_the_shape(n, m, k):
     """Case 18, and more features, more classes, more samples than there are of all else; correlated, as pictures."""
-    X, Y, mask = normal(2, n, m).relu(), one_hot(labels(2, n, k=k), k), torch.ones(2, k, dtype=torch.bool)
+    Y, mask = one_hot(labels(2, n, k=k), k), torch.ones(2, k, dtype=torch.bool)
+    X = (normal(2, n, m) + Y @ normal(2, k, m, seed=1)).relu()
     weight = torch.full((2, n), 1 / n, dtype=torch.float64)
     lower, upper = bounds(X, Y, weight, mask)
+    assert (upper > 1e-3).all()
     assert (lower >= (1 - 1e-8) * upper).all()
 
 

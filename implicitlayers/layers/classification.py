@@ -1,5 +1,6 @@
 """Layers with classes for targets."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -171,11 +172,11 @@ class BinarySVM(HingeLayer):
         super()._check()
         validation.no_intercept(self.fit_intercept)
 
-    def _data(self, *arguments: Any, **keywords: Any) -> Data:
-        """With the strengths of the multiclass machine."""
-        data = super()._data(*arguments, **keywords)
+    def _resolved(self, data: Data, values: Mapping[str, Any]) -> Data:
+        """With the strengths of the multiclass machine, before a share of l1_max is taken, which depends on them."""
         factors = {"l2": 2.0, "l1": 2**0.5, "smoothing": 0.5}
-        return data._replace(strengths={name: factors[name] * value for name, value in data.strengths.items()})
+        strengths = {name: factors[name] * value for name, value in data.strengths.items()}
+        return super()._resolved(data._replace(strengths=strengths), values)
 
     def _l1_max(self, data: Data) -> Tensor:
         return super()._l1_max(data) / 2**0.5
