@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import implicit, solvers, validation
+from . import ambient, implicit, solvers, validation
 from .features import Features
 from .finite import finite_elements, zeroed
 from .optimality import System
@@ -30,6 +30,7 @@ class Options(NamedTuple):
     derivative_order: int
     solver: str | None
     name: str
+    threads: int | None
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """The relative duality gap at which an element counts as converged."""
@@ -65,7 +66,12 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     tree = (problem,) if start is None else (problem, start)
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
     run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated)
-    constants: _Constants = implicit.opaque(lambda t: run(*t), tree, batch)
+
+    def on_threads(tree: tuple[Problem] | tuple[Problem, solvers.Start]) -> _Constants:
+        with ambient.threads(options.threads or ambient.suited(tree[0].X)):
+            return run(*tree)
+
+    constants: _Constants = implicit.opaque(on_threads, tree, batch)
     coef = constants.coef
     if differentiated:
         coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
@@ -159,10 +165,12 @@ def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
 def _clean(problem: Problem, finite: Tensor) -> Problem:
     """Zeros for elements with NaN or infinities.
 
-    X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts.
+    X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts. Forward
+    mode and transforms differentiate ordinary operations only: with float32 there, autocast around a backward pass would
+    reach into them.
     """
     X, Y = zeroed(problem.X, finite), zeroed(problem.Y, finite)
-    if X.numel() <= WHOLE_UP_TO:
+    if X.numel() <= WHOLE_UP_TO or (implicit.is_differentiated(X) and not implicit.is_reverse_only(X)):
         X = X.to(torch.float64)
     elif X.dtype in (torch.float16, torch.bfloat16):
         X = X.to(torch.float32)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import ambient
 from .hinges import Hinge
 from .implicit import is_transformed, opaque
 from .losses import Multinomial
@@ -56,6 +57,19 @@ def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: in
         raise ValueError(f"on_fail: given {on_fail!r}, expected 'raise', 'warn' or 'ignore'")
     if isinstance(derivative_order, bool) or not isinstance(derivative_order, int) or derivative_order < 0:
         raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
+
+
+def threads(count: int | None) -> None:
+    """A number of threads, where the number can be set."""
+    if count is None:
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"threads: given {count!r}, expected an integer ≥ 1, or None for the layer's choice")
+    if not ambient.can_set_threads():
+        raise ValueError(
+            f"threads: given {count}, expected None: this build of torch lets nobody set the number for one thread;"
+            f" torch.set_num_threads({count}) sets it for the process"
+        )
 
 
 def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..ambient import entry
 from ..solution import OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
@@ -247,10 +248,12 @@ class ImplicitFunction:
         solver, function = (types.MethodType(f, instance) for f in (self._solver, self._function))
         return ImplicitFunction(solver, function, self._as_residual, self._options)
 
+    @entry
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The solution, differentiable."""
         return self.with_info(*args, **kwargs)[0]
 
+    @entry
     def with_info(self, *args: Any, **kwargs: Any) -> tuple[Any, Info]:
         """The solution, differentiable, and how exact it is."""
         options = self._options

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import validation
+from .. import ambient, validation
 from ..losses import Loss, Squared
 from ..penalties import Penalty
 from ..problem import Problem
@@ -50,6 +50,8 @@ class ArgminLayer(nn.Module):
         derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
         solver: the algorithm by its name in `implicitlayers.solvers`; None: the one that suits the problem's shape.
             ``Solution.solver`` tells which one it was.
+        threads: how many threads of the processor a solve may use; None: one for small problems, which gain nothing by
+            more, and as many as torch uses otherwise. Neither torch's own number nor other Python threads are touched.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class ArgminLayer(nn.Module):
         on_fail: OnFail = "warn",
         derivative_order: int = 2,
         solver: str | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         validation.options(tol, max_iter, on_fail, derivative_order)
-        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, type(self).__name__)
+        validation.threads(threads)
+        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, type(self).__name__, threads)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
         self._allowed: dict[str, Range] = {}
@@ -184,7 +188,8 @@ def returned(solution: Solution) -> Coefficients:
 
 
 def _tensor(value: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(value.r if isinstance(value, Relative) else value, dtype=torch.float64, device=device)
+    number = value.r if isinstance(value, Relative) else value
+    return ambient.ordinary(torch.as_tensor(number, dtype=torch.float64, device=device))
 
 
 def _short(value: Any) -> str:

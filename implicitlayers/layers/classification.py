@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
+from ..ambient import entry
 from ..hinges import Hinge, MulticlassHinge, SmoothedHinge
 from ..losses import Loss, Multinomial
 from ..penalties import GroupL2, NoPenalty, Penalty
@@ -23,6 +24,7 @@ class ClassificationLayer(SparseLayer):
 
     n_classes: int | None
 
+    @entry
     def forward(
         self,
         X: Tensor,
@@ -35,6 +37,7 @@ class ClassificationLayer(SparseLayer):
         """The coefficients W (..., m, k), with ``fit_intercept`` (W, b); arguments as in `solve`."""
         return returned(self.solve(X, Y, sample_weight=sample_weight, class_mask=class_mask, init=init))
 
+    @entry
     def solve(
         self,
         X: Tensor,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ambient import entry
 from ..finite import finite_elements, zeroed
 from ..losses import Loss
 from ..penalties import NoPenalty
@@ -19,6 +20,7 @@ from .base import ArgminLayer, Data
 class SparseLayer(ArgminLayer):
     """A layer whose strength ``l1`` makes features drop out."""
 
+    @entry
     def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
         """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
 
@@ -35,6 +37,7 @@ class SparseLayer(ArgminLayer):
         finite = finite_elements(data.X, data.Y)
         return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
+    @entry
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
         """Solutions for every l1 of ``l1s``, each begun from the one before; their fields gain a first dimension L.
 
