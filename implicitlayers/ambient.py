@@ -1,7 +1,7 @@
 """What a program has set around a call: no number that comes out depends on it, and a call leaves it as it was.
 
 =======================  ==========================================================================================
-autocast                 off inside, in the backward passes of functions of our own too (`without_autocast`)
+autocast                 off inside, and in backward passes, see `implicit.deferred`
 inference mode           left, without derivatives, so that results are ordinary tensors; arguments are copied
 `torch.compile`          runs the call as it is, and compiles what is around it
 number of threads        of the calling thread alone, one for small problems (`threads`)
@@ -140,6 +140,13 @@ def threads(count: int | None) -> Iterator[None]:
         runtime.set_openmp(before)
         if runtime.set_mkl is not None:
             runtime.set_mkl(mkl_before)
+
+
+@contextmanager
+def shielded(count: int | None) -> Iterator[None]:
+    """Inside, autocast is off, and operations of the calling thread run on ``count`` threads."""
+    with without_autocast(), threads(count):
+        yield
 
 
 def suited(X: Tensor) -> int | None:

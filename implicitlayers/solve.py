@@ -1,5 +1,7 @@
 """From a problem to a solution: solve opaquely, certify what is returned, attach derivatives."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -36,6 +38,10 @@ class Options(NamedTuple):
         """The relative duality gap at which an element counts as converged."""
         return self.tol if self.tol is not None else 1e-9 if dtype == torch.float64 else 1e-6
 
+    def shield(self, X: Tensor) -> Callable[[], AbstractContextManager[None]]:
+        """What surrounds computations with the features X: no autocast, and as many threads as suit them."""
+        return partial(ambient.shielded, self.threads or ambient.suited(X))
+
 
 class _Constants(NamedTuple):
     """What the opaque part returns: the solution as numbers, and the optimality system to differentiate."""
@@ -65,16 +71,19 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     options = options._replace(solver=solver)
     tree = (problem,) if start is None else (problem, start)
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
-    run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated)
 
-    def on_threads(tree: tuple[Problem] | tuple[Problem, solvers.Start]) -> _Constants:
-        with ambient.threads(options.threads or ambient.suited(tree[0].X)):
-            return run(*tree)
+    def run(tree: tuple[Problem] | tuple[Problem, solvers.Start]) -> _Constants:
+        with options.shield(tree[0].X)():
+            return _solve_opaquely(*tree, options=options, dtype=dtype, differentiated=differentiated)
 
-    constants: _Constants = implicit.opaque(on_threads, tree, batch)
+    constants: _Constants = implicit.opaque(run, tree, batch)
     coef = constants.coef
     if differentiated:
-        coef = implicit.with_value(coef, _attached(problem, constants, options.derivative_order).to(coef.dtype))
+        # Columns are gathered out here: their gradient is as large as X, and comes when nothing else is in memory.
+        small = problem.restrict(constants.features, dtype=None)
+        known = (small, constants.finite, constants.features, constants.system, constants.state)
+        attached = partial(_attached, order=options.derivative_order, like=(problem.X.shape[-1], coef.dtype))
+        coef = implicit.deferred(coef, attached, known, options.shield(problem.X))
     return Solution(
         coef=coef,
         intercept=None,
@@ -155,19 +164,21 @@ def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, 
     return gap, objective, bound
 
 
-def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
-    """The coefficients as a differentiable function of the problem's tensors."""
-    small = problem.restrict(constants.features, dtype=None)
-    coef = constants.system.attach(_clean(small, constants.finite), constants.state, order)
-    return constants.features.put(coef, problem.X.shape[-1])
+def _attached(
+    known: tuple[Problem, Tensor, Features, System, Tensor], order: int, like: tuple[int, torch.dtype]
+) -> Tensor:
+    """The coefficients as a differentiable function of the problem's tensors, on ``like[0]`` features."""
+    problem, finite, features, system, state = known
+    coef = system.attach(_clean(problem, finite), state, order)
+    return features.put(coef, like[0]).to(like[1])
 
 
 def _clean(problem: Problem, finite: Tensor) -> Problem:
     """Zeros for elements with NaN or infinities.
 
     X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts. Forward
-    mode and transforms differentiate ordinary operations only: with float32 there, autocast around a backward pass would
-    reach into them.
+    mode and transforms differentiate ordinary operations only, and backward passes of float32 are within the reach of
+    autocast: there it becomes float64 too.
     """
     X, Y = zeroed(problem.X, finite), zeroed(problem.Y, finite)
     if X.numel() <= WHOLE_UP_TO or (implicit.is_differentiated(X) and not implicit.is_reverse_only(X)):

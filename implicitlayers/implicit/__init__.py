@@ -1,6 +1,7 @@
 """Derivatives of argmins by the implicit function theorem: for a user's solver, and for the layers of this library."""
 
 from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
+from .deferred import deferred
 from .krylov import CG, GMRES, NormalCG
 from .linear_solve import Dense, LinearReport, LinearSolve
 from .newton import attach, is_differentiated, is_reverse_only, is_transformed, opaque, with_value
@@ -16,6 +17,7 @@ __all__ = [
     "NormalCG",
     "argmin",
     "attach",
+    "deferred",
     "fixed_point",
     "is_differentiated",
     "is_reverse_only",

@@ -35,7 +35,8 @@ class SparseLayer(ArgminLayer):
         """
         data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
         finite = finite_elements(data.X, data.Y)
-        return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
+        with self.options.shield(X)():
+            return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
     @entry
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
@@ -76,7 +77,8 @@ class SparseLayer(ArgminLayer):
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
+        with self.options.shield(data.X)():
+            largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
 
