@@ -1,10 +1,12 @@
 """What a program has set around a call: no number that comes out depends on it, and a call leaves it as it was.
 
 =======================  ==========================================================================================
-autocast                 off inside, and in backward passes, see `implicit.deferred`
+autocast                 off inside, and in backward passes, which `products` writes down itself for
+                         float32; float64 is out of its reach
 inference mode           left, without derivatives, so that results are ordinary tensors; arguments are copied
 `torch.compile`          runs the call as it is, and compiles what is around it
-number of threads        of the calling thread alone, one for small problems (`threads`)
+number of threads        of the calling thread alone, one for small problems (`threads`), in backward passes by
+                         `implicit.deferred`
 grad mode, transforms    asked for in `implicit.newton`, the only state that results depend on: it says what to derive
 default dtype, device    not read: every tensor made here names its own
 =======================  ==========================================================================================
@@ -140,13 +142,6 @@ def threads(count: int | None) -> Iterator[None]:
         runtime.set_openmp(before)
         if runtime.set_mkl is not None:
             runtime.set_mkl(mkl_before)
-
-
-@contextmanager
-def shielded(count: int | None) -> Iterator[None]:
-    """Inside, autocast is off, and operations of the calling thread run on ``count`` threads."""
-    with without_autocast(), threads(count):
-        yield
 
 
 def suited(X: Tensor) -> int | None:

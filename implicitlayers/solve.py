@@ -1,7 +1,5 @@
 """From a problem to a solution: solve opaquely, certify what is returned, attach derivatives."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
@@ -38,9 +36,9 @@ class Options(NamedTuple):
         """The relative duality gap at which an element counts as converged."""
         return self.tol if self.tol is not None else 1e-9 if dtype == torch.float64 else 1e-6
 
-    def shield(self, X: Tensor) -> Callable[[], AbstractContextManager[None]]:
-        """What surrounds computations with the features X: no autocast, and as many threads as suit them."""
-        return partial(ambient.shielded, self.threads or ambient.suited(X))
+    def threads_for(self, X: Tensor) -> int | None:
+        """How many threads problems with the features X (..., n, m) get: None for as many as torch uses."""
+        return self.threads or ambient.suited(X)
 
 
 class _Constants(NamedTuple):
@@ -73,17 +71,15 @@ def solve(problem: Problem, start: solvers.Start | None, options: Options, dtype
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
 
     def run(tree: tuple[Problem] | tuple[Problem, solvers.Start]) -> _Constants:
-        with options.shield(tree[0].X)():
+        with ambient.threads(options.threads_for(tree[0].X)):
             return _solve_opaquely(*tree, options=options, dtype=dtype, differentiated=differentiated)
 
     constants: _Constants = implicit.opaque(run, tree, batch)
     coef = constants.coef
     if differentiated:
-        # Columns are gathered out here: their gradient is as large as X, and comes when nothing else is in memory.
-        small = problem.restrict(constants.features, dtype=None)
-        known = (small, constants.finite, constants.features, constants.system, constants.state)
-        attached = partial(_attached, order=options.derivative_order, like=(problem.X.shape[-1], coef.dtype))
-        coef = implicit.deferred(coef, attached, known, options.shield(problem.X))
+        attached = partial(_attached, order=options.derivative_order, dtype=coef.dtype)
+        known = (problem, constants.finite, constants.features, constants.system, constants.state)
+        coef = implicit.with_derivatives(coef, attached, known, options.threads_for(problem.X))
     return Solution(
         coef=coef,
         intercept=None,
@@ -164,13 +160,11 @@ def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, 
     return gap, objective, bound
 
 
-def _attached(
-    known: tuple[Problem, Tensor, Features, System, Tensor], order: int, like: tuple[int, torch.dtype]
-) -> Tensor:
-    """The coefficients as a differentiable function of the problem's tensors, on ``like[0]`` features."""
+def _attached(known: tuple[Problem, Tensor, Features, System, Tensor], order: int, dtype: torch.dtype) -> Tensor:
+    """The coefficients as a differentiable function of the problem's tensors."""
     problem, finite, features, system, state = known
-    coef = system.attach(_clean(problem, finite), state, order)
-    return features.put(coef, like[0]).to(like[1])
+    small = problem.restrict(features, dtype=None)
+    return features.put(system.attach(_clean(small, finite), state, order), problem.X.shape[-1]).to(dtype)
 
 
 def _clean(problem: Problem, finite: Tensor) -> Problem:

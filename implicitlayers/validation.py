@@ -182,7 +182,7 @@ def values(given: Mapping[str, Tensor], allowed: Mapping[str, Range]) -> None:
     def look(tensors: dict[str, Tensor]) -> Tensor:
         for name, value in tensors.items():
             _check_values(name, value, allowed.get(name, AT_LEAST_ZERO))
-        return torch.zeros(len(next(iter(tensors.values()))))
+        return torch.zeros(len(next(iter(tensors.values()))), device="cpu")
 
     if given:
         opaque(look, dict(given), 0)

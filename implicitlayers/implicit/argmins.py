@@ -93,7 +93,9 @@ def root(
     floating-point tensors, its other leaves pass through without derivatives. Under `vmap` the solver is called for
     one element after the other. Tensors the residual uses without being given them have derivatives by
     `backward` and `torch.autograd` only; those that `torch.func` differentiates or maps must be arguments. In a class
-    solver and residual are methods: ``residual(self, x, a)``, ``solve(self, a)``.
+    solver and residual are methods: ``residual(self, x, a)``, ``solve(self, a)``. Autocast is off inside, so that
+    features of an autocast encoder need a ``.float()``; around `backward`, where torch advises against it, it reaches
+    the float32 products of the residual, like any others.
 
     Parameters
     ----------
@@ -290,7 +292,7 @@ class ImplicitFunction:
             return plain
 
         # Under `vmap` tensors are what carries the batch: there must be one.
-        tensors = opaque(run, given.tensors or [torch.zeros(())], 0)
+        tensors = opaque(run, given.tensors or [torch.zeros((), device="cpu")], 0)
         rest, spec = found[0]
         remaining = iter(tensors)
         return pytree.tree_unflatten([next(remaining) if leaf is TENSOR else leaf for leaf in rest], spec)

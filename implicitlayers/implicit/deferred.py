@@ -1,53 +1,53 @@
-"""A known value whose derivatives are computed when a backward pass asks for them, under conditions of our own.
+"""A known value whose derivatives are attached when a backward pass asks for them: on few threads, like the solve.
 
-In plain reverse mode nothing but a value is needed until `backward`. So what attaches the derivatives runs there, with
-everything that it records, and under what the caller says (without autocast, on one thread) whatever is set around the
-backward pass. A pass that is differentiated in turn is a function like the first, so that this holds for all orders.
+Autograd runs what it has recorded on as many threads as torch uses. So what attaches the derivatives runs as a whole
+within the backward pass, a pass of its own inside that; and where that is differentiated in turn, it is a function like
+the first, so that this holds for all orders.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..ambient import threads, without_autocast
 from .newton import is_reverse_only, with_value
 
 T = TypeVar("T")
 Tensors = tuple[Tensor, ...]
-# A function of tensors, and what surrounds each of its runs.
 Function = Callable[..., Tensors]
-Around = Callable[[], AbstractContextManager[None]]
 
 
-def deferred(value: Tensor, function: Callable[[T], Tensor], tree: T, around: Around) -> Tensor:
-    """``value`` with the derivatives of ``function(tree)``, of which all tensors must be part of ``tree``.
+def with_derivatives(value: Tensor, function: Callable[[T], Tensor], tree: T, count: int | None) -> Tensor:
+    """``value`` with the derivatives of ``function(tree)``, on ``count`` threads; all tensors are part of ``tree``.
 
-    Forward mode and transforms differentiate ordinary operations only: there the function runs at once.
+    Forward mode and transforms differentiate ordinary operations only: there the function runs at once. So it does
+    where the number of threads is torch's own (None), which is for large problems: a gradient that comes in stays in
+    memory until a pass within the pass is done with it.
     """
     leaves, spec = pytree.tree_flatten(tree)
-    if not is_reverse_only(*leaves):
-        with around():
+    if count is None or not is_reverse_only(*leaves):
+        with threads(count):
             return with_value(value, function(tree))
 
     def flat(*tensors: Tensor) -> Tensors:
         return (function(pytree.tree_unflatten(list(tensors), spec)),)
 
-    return _Deferred.apply(flat, around, (value,), *leaves)[0]
+    return _Deferred.apply(flat, count, (value,), *leaves)[0]
 
 
 class _Deferred(torch.autograd.Function):
     """``values`` of ``function(*tensors)``; they are computed where they are None."""
 
     @staticmethod
-    def forward(ctx: Any, function: Function, around: Around, values: Tensors | None, *tensors: Tensor) -> Tensors:
-        ctx.function, ctx.around = function, around
+    def forward(ctx: Any, function: Function, count: int, values: Tensors | None, *tensors: Tensor) -> Tensors:
+        ctx.function, ctx.count = function, count
         ctx.save_for_backward(*tensors)
         if values is not None:
             return values
-        with around():
+        with without_autocast(), threads(count):
             return function(*tensors)
 
     @staticmethod
@@ -57,9 +57,9 @@ class _Deferred(torch.autograd.Function):
         back = _pullback(ctx.function, wanted, len(gradients))
         given = (*gradients, *tensors)
         if torch.is_grad_enabled() and is_reverse_only(*given):
-            found = _Deferred.apply(back, ctx.around, None, *given)
+            found = _Deferred.apply(back, ctx.count, None, *given)
         else:
-            with ctx.around():
+            with without_autocast(), threads(ctx.count):
                 found = back(*given)
         results: list[Tensor | None] = [None] * len(tensors)
         for i, gradient in zip(wanted, found, strict=True):
@@ -79,8 +79,8 @@ def _pullback(function: Function, wanted: Sequence[int], n_outputs: int) -> Func
             for i in wanted:
                 # Views are told apart although one tensor may be made of another.
                 tensors[i] = tensors[i].view_as(tensors[i]) if again else tensors[i].requires_grad_()
-            outputs = [(y, g) for y, g in zip(function(*tensors), gradients, strict=True) if y.requires_grad]
             inputs = [tensors[i] for i in wanted]
+            outputs = [(y, g) for y, g in zip(function(*tensors), gradients, strict=True) if y.requires_grad]
             if not outputs:
                 return tuple(torch.zeros_like(t) for t in inputs)
             values, along = zip(*outputs, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ambient
 from ..ambient import entry
 from ..finite import finite_elements, zeroed
 from ..losses import Loss
@@ -33,9 +34,9 @@ class SparseLayer(ArgminLayer):
             Y: targets as in ``solve``.
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
-        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
+        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64, device=X.device))
         finite = finite_elements(data.X, data.Y)
-        with self.options.shield(X)():
+        with ambient.threads(self.options.threads_for(X)):
             return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
     @entry
@@ -77,7 +78,7 @@ class SparseLayer(ArgminLayer):
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        with self.options.shield(data.X)():
+        with ambient.threads(self.options.threads_for(data.X)):
             largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
