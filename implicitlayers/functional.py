@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from . import layers
+from .ambient import entry
 from .layers.base import ArgminLayer, Coefficients
 
 _CALL_ARGUMENTS = ("sample_weight", "class_mask", "init")
 
 
+@entry
 def _call(layer: type[ArgminLayer], X: Tensor, Y: Tensor, keywords: dict[str, Any]) -> Coefficients:
     call = {name: keywords.pop(name) for name in _CALL_ARGUMENTS if name in keywords}
     return layer(**keywords)(X, Y, **call)

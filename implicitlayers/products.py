@@ -3,7 +3,8 @@
 Where dtypes differ, X is converted in chunks along its longer side. Where derivatives with respect to X are asked for,
 the product is taken in the dtype of X instead, because its backward pass would keep all chunks: the derivatives then
 have the precision of X, as their result does. In plain reverse mode functions of our own make the gradients of X, which
-cost one X in memory together, and are made of ordinary operations: they have derivatives of any order.
+cost one X in memory together. These functions are made of each other: they have derivatives of any order, and autocast,
+which would take products of float32 in half precision, is off in all of them, whatever is on around a backward pass.
 
 X may lie in memory row after row, column after column, or with gaps between its entries: it is read in the order of
 memory, and what a linear algebra library would first copy as a whole is copied in chunks.
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad, graph
+from torch.autograd import graph
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .implicit import is_differentiated
+from .ambient import without_autocast
+from .implicit import is_differentiated, is_reverse_only
 
 # Entries of a chunk, over the batch: in float64 it stays in a processor's cache, so that conversion costs no pass over
 # memory of its own; elsewhere many small products cost more than they save.
@@ -54,8 +56,13 @@ def transposed_product(A: Tensor, B: Tensor) -> Tensor:
 
 def _differentiable(A: Tensor, B: Tensor, transposed: bool) -> Tensor:
     """A @ B or Aᵀ @ B in the dtype of A."""
-    multiply = _Product.apply if _is_reverse_only(A, B) else _multiplied
-    return multiply(A, B.to(A.dtype), transposed).to(B.dtype)
+    return _narrow(A, B.to(A.dtype), transposed).to(B.dtype)
+
+
+def _narrow(A: Tensor, B: Tensor, transposed: bool) -> Tensor:
+    if not is_differentiated((A, B)):
+        return product(A.mT if transposed else A, B)
+    return _Product.apply(A, B, transposed) if is_reverse_only(A, B) else _multiplied(A, B, transposed)
 
 
 def _multiplied(A: Tensor, B: Tensor, transposed: bool) -> Tensor:
@@ -73,18 +80,45 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, A: Tensor, B: Tensor, transposed: bool) -> Tensor:
         ctx.save_for_backward(A, B)
         ctx.transposed = transposed
-        return transposed_product(A, B) if transposed else product(A, B)
+        with without_autocast():
+            return transposed_product(A, B) if transposed else product(A, B)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         A, B = ctx.saved_tensors
         to_A, to_B = None, None
-        if ctx.needs_input_grad[1]:
-            to_B = product(A, G) if ctx.transposed else transposed_product(A, G)
-        if ctx.needs_input_grad[0]:
-            left, right = (B, G) if ctx.transposed else (G, B)
-            to_A = (right @ left.mT).mT if _is_by_columns(A) else left @ right.mT
+        with without_autocast():
+            if ctx.needs_input_grad[1]:
+                to_B = _narrow(A, G, not ctx.transposed)
+            if ctx.needs_input_grad[0]:
+                left, right = (B, G) if ctx.transposed else (G, B)
+                to_A = _matmul(right, left.mT).mT if _is_by_columns(A) else _matmul(left, right.mT)
         return to_A, to_B, None
+
+
+def _matmul(A: Tensor, B: Tensor) -> Tensor:
+    """A @ B, new memory in the usual layout."""
+    # Autocast leaves float64 as it is.
+    own = A.dtype != torch.float64 and is_differentiated((A, B)) and is_reverse_only(A, B)
+    return _Matmul.apply(A, B) if own else A @ B
+
+
+class _Matmul(torch.autograd.Function):
+    """A @ B; A and B share their leading dimensions."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, B: Tensor) -> Tensor:
+        ctx.save_for_backward(A, B)
+        with without_autocast():
+            return A @ B
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        A, B = ctx.saved_tensors
+        with without_autocast():
+            to_A = _matmul(G, B.mT) if ctx.needs_input_grad[0] else None
+            to_B = _matmul(A.mT, G) if ctx.needs_input_grad[1] else None
+        return to_A, to_B
 
 
 def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch.float64) -> Tensor:
@@ -93,7 +127,7 @@ def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch
     Sums over parts of the columns are in ``precision``.
     """
     if is_differentiated(A) or (weight is None and A.dtype == precision and _is_dense(A)):
-        product = (A if weight is None else A * weight[..., None, :].to(A.dtype)) @ A.mT
+        product = _matmul(A if weight is None else A * weight[..., None, :].to(A.dtype), A.mT)
     else:
         product = _gram_by_parts(A, weight, precision)
     product = product.to(torch.float64)
@@ -113,13 +147,13 @@ def known_gram(A: Tensor, value: Tensor) -> Tensor:
     """A Aᵀ, whose ``value`` in float64 is known, with its derivatives; in reverse mode one product, in backward."""
     if not is_differentiated(A):
         return value
-    return _KnownGram.apply(A, value) if _is_reverse_only(A) else gram(A)
+    return _KnownGram.apply(A, value) if is_reverse_only(A) else gram(A)
 
 
 class _KnownGram(torch.autograd.Function):
     """The value of A Aᵀ; (G + Gᵀ) A is one product backward, where autograd takes G A and Gᵀ A.
 
-    Its backward is made of ordinary operations, and so differentiable as often as one likes.
+    Its backward is made of differentiable operations, and so differentiable as often as one likes.
     """
 
     @staticmethod
@@ -131,8 +165,9 @@ class _KnownGram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
         (A,) = ctx.saved_tensors
-        G = (G + G.mT).to(A.dtype)
-        return (A.mT @ G).mT if _is_by_columns(A) else G @ A, None
+        with without_autocast():
+            G = (G + G.mT).to(A.dtype)
+            return _matmul(A.mT, G).mT if _is_by_columns(A) else _matmul(G, A), None
 
 
 def saved_like(A: Tensor) -> AbstractContextManager[Any]:
@@ -183,12 +218,6 @@ def _square_sums(X: Tensor, dim: int) -> Tensor:
     if not squares.isfinite().all():
         return torch.linalg.vector_norm(X, dim=dim, dtype=torch.float64).square()
     return squares
-
-
-def _is_reverse_only(*tensors: Tensor) -> bool:
-    """Neither forward mode nor a transform: inside those a custom function loses second derivatives."""
-    forward = any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
-    return not forward and not torch._C._are_functorch_transforms_active()
 
 
 def _is_by_columns(A: Tensor) -> bool:

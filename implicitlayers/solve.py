@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import implicit, solvers, validation
+from . import ambient, implicit, solvers, validation
 from .features import Features
 from .finite import finite_elements, underflows, zeroed
 from .optimality import System
@@ -40,6 +40,7 @@ class Options(NamedTuple):
     solver: str | None
     time_limit: float | None
     name: str
+    threads: int | None
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """The relative duality gap at which an element counts as converged.
@@ -52,6 +53,10 @@ class Options(NamedTuple):
     def goal(self, dtype: torch.dtype) -> float:
         """That which a solver is asked for, before its coefficients are rounded."""
         return self.tol if self.tol is not None else 1e-9 if dtype == torch.float64 else 1e-6
+
+    def threads_for(self, X: Tensor) -> int | None:
+        """How many threads problems with the features X (..., n, m) get: None for as many as torch uses."""
+        return self.threads or ambient.suited(X)
 
 
 class _Constants(NamedTuple):
@@ -86,12 +91,18 @@ def solve(
     tree = (problem,) if start is None else (problem, start)
     differentiated = options.derivative_order > 0 and implicit.is_differentiated(problem)
     learning = warn_empty and differentiated and implicit.is_learnt((problem.X, problem.penalty, problem.l2))
-    run = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated, learning=learning)
-    constants: _Constants = implicit.opaque(lambda t: run(*t), tree, batch)
+    solved = partial(_solve_opaquely, options=options, dtype=dtype, differentiated=differentiated, learning=learning)
+
+    def run(tree: tuple[Problem] | tuple[Problem, solvers.Start]) -> _Constants:
+        with ambient.threads(options.threads_for(tree[0].X)):
+            return solved(*tree)
+
+    constants: _Constants = implicit.opaque(run, tree, batch)
     coef = constants.coef
     if differentiated:
-        attached = zeroed(_attached(problem, constants, options.derivative_order), constants.finite)
-        coef = implicit.with_value(coef, attached.to(coef.dtype))
+        attached = partial(_attached, order=options.derivative_order, dtype=coef.dtype)
+        known = (problem, constants.finite, constants.features, constants.system, constants.state)
+        coef = implicit.with_derivatives(coef, attached, known, options.threads_for(problem.X))
     return Solution(
         coef=coef,
         intercept=None,
@@ -192,20 +203,23 @@ def _certified(problem: Problem, coef: Tensor, result: Result) -> tuple[Tensor, 
     return gap, objective, bound
 
 
-def _attached(problem: Problem, constants: _Constants, order: int) -> Tensor:
+def _attached(known: tuple[Problem, Tensor, Features, System, Tensor], order: int, dtype: torch.dtype) -> Tensor:
     """The coefficients as a differentiable function of the problem's tensors."""
-    small = problem.restrict(constants.features, dtype=None)
-    coef = constants.system.attach(_clean(small, constants.finite), constants.state, order)
-    return constants.features.put(coef, problem.X.shape[-1])
+    problem, finite, features, system, state = known
+    small = problem.restrict(features, dtype=None)
+    coef = features.put(system.attach(_clean(small, finite), state, order), problem.X.shape[-1])
+    return zeroed(coef, finite).to(dtype)
 
 
 def _clean(problem: Problem, finite: Tensor) -> Problem:
     """Zeros for elements with NaN or infinities.
 
-    X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts.
+    X becomes float64 where that is cheap; a large one stays as it is, and products with it convert it in parts. Forward
+    mode and transforms differentiate ordinary operations only, and backward passes of float32 are within the reach of
+    autocast: there it becomes float64 too.
     """
     X, Y = zeroed(problem.X, finite), zeroed(problem.Y, finite)
-    if X.numel() <= WHOLE_UP_TO:
+    if X.numel() <= WHOLE_UP_TO or (implicit.is_differentiated(X) and not implicit.is_reverse_only(X)):
         X = X.to(torch.float64)
     elif X.dtype in (torch.float16, torch.bfloat16):
         X = X.to(torch.float32)

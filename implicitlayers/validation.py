@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import arguments
+from . import ambient, arguments
 from .hinges import Hinge
 from .implicit import is_transformed, opaque
 from .losses import Multinomial
@@ -47,6 +47,19 @@ def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -
     if not allowed.holds(number):
         raise ValueError(f"{name}: given {value}, expected {expected}")
     return number
+
+
+def threads(given: Any) -> int | None:
+    """A number of threads, where the number can be set, or None."""
+    if given is None:
+        return None
+    count = arguments.integer("threads", given, least=1, otherwise=", or None for the layer's choice")
+    if not ambient.can_set_threads():
+        raise ValueError(
+            f"threads: given {count}, expected None: this build of torch lets nobody set the number for one thread;"
+            f" torch.set_num_threads({count}) sets it for the process"
+        )
+    return count
 
 
 def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:
@@ -209,7 +222,7 @@ def values(given: Mapping[str, Tensor], allowed: Mapping[str, Range]) -> None:
     def look(tensors: dict[str, Tensor]) -> Tensor:
         for name, value in tensors.items():
             _check_values(name, value, allowed.get(name, AT_LEAST_ZERO))
-        return torch.zeros(len(next(iter(tensors.values()))))
+        return torch.zeros(len(next(iter(tensors.values()))), device="cpu")
 
     if given:
         opaque(look, dict(given), 0)

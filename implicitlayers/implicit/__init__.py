@@ -1,9 +1,10 @@
 """Derivatives of argmins by the implicit function theorem: for a user's solver, and for the layers of this library."""
 
 from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
+from .deferred import with_derivatives
 from .krylov import CG, GMRES, NormalCG
 from .linear_solve import Dense, LinearReport, LinearSolve
-from .newton import attach, is_differentiated, is_learnt, is_transformed, opaque, with_value
+from .newton import attach, is_differentiated, is_learnt, is_reverse_only, is_transformed, opaque, with_value
 
 __all__ = [
     "CG",
@@ -19,8 +20,10 @@ __all__ = [
     "fixed_point",
     "is_differentiated",
     "is_learnt",
+    "is_reverse_only",
     "is_transformed",
     "opaque",
     "root",
+    "with_derivatives",
     "with_value",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .. import arguments
+from ..ambient import entry
 from ..solution import ON_FAIL, OnFail
 from .linear_solve import Dense, LinearReport, LinearSolve, System, fail, outsiders_named
 from .newton import attach, is_differentiated, opaque
@@ -93,7 +94,9 @@ def root(
     floating-point tensors, its other leaves pass through without derivatives. Under `vmap` the solver is called for
     one element after the other. Tensors the residual uses without being given them have derivatives by
     `backward` and `torch.autograd` only; those that `torch.func` differentiates or maps must be arguments. In a class
-    solver and residual are methods: ``residual(self, x, a)``, ``solve(self, a)``.
+    solver and residual are methods: ``residual(self, x, a)``, ``solve(self, a)``. Autocast is off inside, so that
+    features of an autocast encoder need a ``.float()``; around `backward`, where torch advises against it, it reaches
+    the float32 products of the residual, like any others.
 
     Parameters
     ----------
@@ -248,10 +251,12 @@ class ImplicitFunction:
         solver, function = (types.MethodType(f, instance) for f in (self._solver, self._function))
         return ImplicitFunction(solver, function, self._as_residual, self._options)
 
+    @entry
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The solution, differentiable."""
         return self.with_info(*args, **kwargs)[0]
 
+    @entry
     def with_info(self, *args: Any, **kwargs: Any) -> tuple[Any, Info]:
         """The solution, differentiable, and how exact it is."""
         options = self._options
@@ -288,7 +293,7 @@ class ImplicitFunction:
             return plain
 
         # Under `vmap` tensors are what carries the batch: there must be one.
-        tensors = opaque(run, given.tensors or [torch.zeros(())], 0)
+        tensors = opaque(run, given.tensors or [torch.zeros((), device="cpu")], 0)
         rest, spec = found[0]
         remaining = iter(tensors)
         return pytree.tree_unflatten([next(remaining) if leaf is TENSOR else leaf for leaf in rest], spec)

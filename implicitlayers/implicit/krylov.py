@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from ..ambient import without_autocast
 from .linear_solve import (
     LinearReport,
     LinearSolve,
@@ -234,7 +235,8 @@ class _Solve(torch.autograd.Function):
                 of_one = vmap(of_one, in_dims=(0, *in_dims))
             return lambda v: of_one(v, *point).detach()
 
-        with outsiders_named():
+        # Backward passes come here, too.
+        with without_autocast(), outsiders_named():
             return plan.solve(v, transposed, bind)
 
     @staticmethod

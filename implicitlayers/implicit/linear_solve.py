@@ -188,10 +188,11 @@ class Dense(LinearSolve):
                 J = _jacobian(system.residual, point)
             inverse, relative_residual = invert(J)
             report.add(relative_residual, 0, self.tol, _SINGULAR)
-            return inverse.to(J.dtype)
+            return inverse
 
         inverse: Tensor = opaque(run, [x, *parameters], 0)
-        return lambda r: (inverse @ r[..., None])[..., 0]
+        # In float64, of which autocast around a backward pass makes nothing less.
+        return lambda r: (inverse @ r.to(inverse.dtype)[..., None])[..., 0].to(r.dtype)
 
 
 def _jacobian(residual: PointMap, point: list[Tensor]) -> Tensor:

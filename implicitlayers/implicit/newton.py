@@ -59,11 +59,21 @@ def is_transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def is_reverse_only(*tensors: Tensor) -> bool:
+    """Neither forward mode nor a transform: inside those a custom Function loses second derivatives."""
+    # In this order: below `vmap`, nobody may ask a tensor for its tangent.
+    return not torch._C._are_functorch_transforms_active() and not any(map(_has_tangent, tensors))
+
+
 def _is_tracked(tensor: Tensor) -> bool:
     if is_transformed(tensor):
         return True
     if torch.is_grad_enabled() and tensor.requires_grad:
         return True
+    return _has_tangent(tensor)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..ambient import ordinary
+
 TENSOR = object()  # Stands where a tensor was.
 
 
@@ -23,7 +25,7 @@ class Arguments(NamedTuple):
     def of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Arguments":
         """Of a call with these args and kwargs."""
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [ordinary(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
         return Arguments(tensors, [TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
 
     def rebuild(self, tensors: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

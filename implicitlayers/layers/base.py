@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import arguments, solvers, validation
+from .. import ambient, arguments, solvers, validation
 from ..losses import Loss, Squared
 from ..penalties import Penalty
 from ..problem import Problem
@@ -55,6 +55,8 @@ class ArgminLayer(nn.Module):
             ``Solution.solver`` tells which one it was.
         time_limit: seconds after which the search for a batch ends, with what was found, its gap, and ITERATION_LIMIT
             where that is above ``tol``; None: none. The certificate, and what derivatives need, are made after it.
+        threads: how many threads of the processor a solve may use; None: one for small problems, which gain nothing by
+            more, and as many as torch uses otherwise. Neither torch's own number nor other Python threads are touched.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ArgminLayer(nn.Module):
         derivative_order: int = 2,
         solver: str | None = None,
         time_limit: float | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         self.fit_intercept = fit_intercept
@@ -76,6 +79,7 @@ class ArgminLayer(nn.Module):
         self.derivative_order = derivative_order
         self.solver = solver
         self.time_limit = time_limit
+        self.threads = threads
         self._allowed: dict[str, Range] = {}
         ArgminLayer._check(self)
 
@@ -92,6 +96,7 @@ class ArgminLayer(nn.Module):
             derivative_order=arguments.integer("derivative_order", self.derivative_order, least=0),
             solver=self.solver,
             time_limit=arguments.seconds("time_limit", self.time_limit),
+            threads=validation.threads(self.threads),
             name=type(self).__name__,
         )
 
@@ -262,7 +267,8 @@ def returned(solution: Solution) -> Coefficients:
 
 
 def _tensor(value: Any, device: torch.device) -> Tensor:
-    return torch.as_tensor(value.r if isinstance(value, Relative) else value, dtype=torch.float64, device=device)
+    number = value.r if isinstance(value, Relative) else value
+    return ambient.ordinary(torch.as_tensor(number, dtype=torch.float64, device=device))
 
 
 def _short(value: Any) -> str:

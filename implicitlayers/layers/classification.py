@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import arguments, validation
+from ..ambient import entry
 from ..finite import zeroed
 from ..hinges import MulticlassHinge, SmoothedHinge
 from ..losses import Loss, Multinomial
@@ -27,6 +28,7 @@ class ClassificationLayer(SparseLayer):
 
     n_classes: int | None
 
+    @entry
     def forward(
         self,
         X: Tensor,
@@ -39,6 +41,7 @@ class ClassificationLayer(SparseLayer):
         """The coefficients W (..., m, k), with ``fit_intercept`` (W, b); arguments as in `solve`."""
         return returned(self.solve(X, Y, sample_weight=sample_weight, class_mask=class_mask, init=init))
 
+    @entry
     def solve(
         self,
         X: Tensor,

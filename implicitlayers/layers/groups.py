@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import validation
+from ..ambient import ordinary
 
 
 class Groups(nn.Module):
@@ -47,7 +48,7 @@ class Groups(nn.Module):
         """The weight of each feature's group, (..., m), or (1) where all are one."""
         if self.weight is None:
             return torch.ones(1, dtype=torch.float64, device=X.device)
-        weight = self.weight.to(device=X.device, dtype=torch.float64)
+        weight = ordinary(self.weight.to(device=X.device, dtype=torch.float64))
         number = self.numbers(X)
         if self.are_features and weight.shape[-1] != X.shape[-1]:
             raise ValueError(
@@ -108,7 +109,7 @@ def _numbers(groups: list[list[int]]) -> Tensor:
             f"groups: given {len(groups)} groups of the features {sorted(members)}, expected each feature from 0 to"
             f" m − 1 in exactly one"
         )
-    number = torch.empty(len(members), dtype=torch.int64)
+    number = torch.empty(len(members), dtype=torch.int64, device="cpu")
     for g, group in enumerate(groups):
-        number[torch.tensor(group, dtype=torch.int64)] = g
+        number[torch.tensor(group, dtype=torch.int64, device="cpu")] = g
     return number

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import validation
+from ..ambient import entry
 from ..constraints import Box, ColumnSimplex
 from ..losses import Huber, Loss, Squared
 from ..penalties import L1, GroupL2, NoPenalty, Penalty, SparseGroup
@@ -23,12 +24,14 @@ from .sparse import SparseLayer
 class RegressionLayer(ArgminLayer):
     """Targets Y (..., n, k), by default the loss ½‖xᵢW − yᵢ‖²."""
 
+    @entry
     def forward(
         self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, init: Solution | None = None
     ) -> Coefficients:
         """The coefficients W (..., m, k), with ``fit_intercept`` (W, b); arguments as in `solve`."""
         return returned(self.solve(X, Y, sample_weight=sample_weight, init=init))
 
+    @entry
     def solve(
         self, X: Tensor, Y: Tensor, *, sample_weight: Tensor | None = None, init: Solution | None = None
     ) -> Solution:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ambient
+from ..ambient import entry
 from ..finite import finite_elements, zeroed
 from ..losses import Loss
 from ..penalties import NoPenalty
@@ -19,6 +21,7 @@ from .base import ArgminLayer, Data
 class SparseLayer(ArgminLayer):
     """A layer whose strength ``l1`` makes features drop out."""
 
+    @entry
     def l1_max(self, X: Tensor, Y: Tensor, **arguments: Any) -> Tensor:
         """The smallest l1 at which the solution is zero, (...), differentiable; it depends neither on l1 nor on l2.
 
@@ -31,10 +34,12 @@ class SparseLayer(ArgminLayer):
             Y: targets as in ``solve``.
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
-        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64))
+        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64, device=X.device))
         finite = finite_elements(data.X, data.Y)
-        return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
+        with ambient.threads(self.options.threads_for(X)):
+            return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)
 
+    @entry
     def path(self, X: Tensor, Y: Tensor, l1s: Tensor, **arguments: Any) -> Solution:
         """Solutions for every l1 of ``l1s``, each begun from the one before; their fields gain a first dimension L.
 
@@ -78,7 +83,8 @@ class SparseLayer(ArgminLayer):
         share = values["l1"]
         if not isinstance(share, Relative):
             return data
-        largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
+        with ambient.threads(self.options.threads_for(data.X)):
+            largest = self._l1_max(_clean(data, finite_elements(data.X, data.Y)))
         largest = largest if share.differentiate else largest.detach()
         return data._replace(strengths=data.strengths | {"l1": data.strengths["l1"] * largest})
 
