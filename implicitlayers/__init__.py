@@ -17,7 +17,7 @@ from .layers import (
     SparseRidge,
 )
 from .relative import Relative
-from .solution import ConvergenceError, ConvergenceWarning, Solution, Status
+from .solution import ConvergenceError, ConvergenceWarning, EmptySolutionWarning, Solution, Status
 
 __all__ = [
     "BinarySVM",
@@ -25,6 +25,7 @@ __all__ = [
     "ConvergenceError",
     "ConvergenceWarning",
     "ElasticNet",
+    "EmptySolutionWarning",
     "GroupLasso",
     "HuberRegression",
     "Lasso",

@@ -22,6 +22,11 @@ class Box(NamedTuple):
         """l1·Σ|W|."""
         return self.l1 * W.abs().sum((-2, -1))
 
+    def violation(self, W: Tensor) -> Tensor:
+        """The largest excess over a bound, in units of that bound; infinite beyond a bound of zero."""
+        lower, upper = self.lower[..., None, None], self.upper[..., None, None]
+        return torch.maximum(_excess(-W, -lower), _excess(W, upper))
+
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Soft-thresholding, then clipping: right because each entry's problem is convex in one dimension."""
         V = soft_threshold(V, (self.l1 * step)[..., None, None])
@@ -72,6 +77,10 @@ class Box(NamedTuple):
         """Itself."""
         return self
 
+    def by_target(self) -> "Box":
+        """Itself."""
+        return self
+
 
 class ColumnSimplex(NamedTuple):
     """Every target's coefficients are ≥ 0 and sum to ``total`` (...), > 0; zero where not ``allowed`` (..., m)."""
@@ -82,6 +91,22 @@ class ColumnSimplex(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Zero."""
         return W.new_zeros(W.shape[:-2])
+
+    def violation(self, W: Tensor) -> Tensor:
+        """The largest error of a column's sum, in units of the total; infinite with an entry that must not be."""
+        total = self.total[..., None]
+        wrong = ((W.sum(-2) - total).abs() / total).amax(-1)
+        forbidden = (W < 0) | ((W != 0) & ~self.allowed[..., None])
+        return torch.where(forbidden.flatten(-2).any(-1), torch.inf, wrong)
+
+    def corners(self, gram: Tensor, V: Tensor) -> Tensor:
+        """½⟨W, GW⟩ − ⟨V, W⟩ at the corners W = total·e_j of every column, (..., m, k).
+
+        ``gram`` (..., m) is the diagonal of G.
+        """
+        total = self.total[..., None, None]
+        values = total * (total / 2 * gram[..., None] - V)
+        return torch.where(self.allowed[..., None], values, torch.inf)
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The projection on the simplex, column by column."""
@@ -122,6 +147,10 @@ class ColumnSimplex(NamedTuple):
         """On these features: those left out are zero."""
         return ColumnSimplex(self.total, taken(self.allowed, features))
 
+    def by_target(self) -> "ColumnSimplex":
+        """Itself."""
+        return self
+
 
 class Cardinality(NamedTuple):
     """At most ``size`` rows: 0 if there are no more, else ∞; ``size`` is an integer tensor (...).
@@ -134,6 +163,10 @@ class Cardinality(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Zero, or infinity."""
         return torch.where((W != 0).any(-1).sum(-1) <= self.size, 0.0, torch.inf).to(W.dtype)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: its value is infinite outside."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The longest rows, the first ones in a tie; zero elsewhere."""
@@ -163,3 +196,12 @@ class Cardinality(NamedTuple):
     def take(self, features: Features) -> "Cardinality":
         """Itself."""
         return self
+
+    def by_target(self) -> None:
+        """A feature serves all targets or none."""
+        return
+
+
+def _excess(W: Tensor, bound: Tensor) -> Tensor:
+    """The largest (W − bound)₊/bound, (...), for bounds ≥ 0, possibly infinite; zero may come as −0."""
+    return torch.where(bound < W, (W - bound) / bound.abs(), 0.0).amax((-2, -1))

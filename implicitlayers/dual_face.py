@@ -1,7 +1,7 @@
 """Optimality systems of a dual problem, on the face of its feasible set that holds the solution."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class DualFace(NamedTuple):
 
     def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
         """Coefficients (..., S, k) with derivatives."""
-        return _attach_dual(self, problem, Lambda, order)
+        return attach_dual(self, problem, Lambda, order)
 
     def residual(self, problem: Problem, Lambda: Tensor, scores: Tensor) -> Tensor:
         """Slope of the dual objective along every edge, (..., E), ``scores`` being those of Λ."""
@@ -184,7 +184,7 @@ class KroneckerFace(NamedTuple):
 
     def attach(self, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
         """Coefficients (..., m, k) with derivatives."""
-        return _attach_dual(self, problem, Lambda, order)
+        return attach_dual(self, problem, Lambda, order)
 
     def residual(self, problem: Problem, Lambda: Tensor, scores: Tensor) -> Tensor:
         """Slope of the dual objective, (..., n, k); ``step`` takes what lies within the face."""
@@ -213,7 +213,17 @@ def kronecker_face(problem: Problem, kernel: Tensor, M: Tensor, factor: FaceFact
     return KroneckerFace(gram, root, unroot, factor, ~factor.regular, condition)
 
 
-def _attach_dual(face: "DualFace | KroneckerFace", problem: Problem, Lambda: Tensor, order: int) -> Tensor:
+class Face(Protocol):
+    """What every system of a dual offers."""
+
+    def residual(self, problem: Problem, Lambda: Tensor, scores: Tensor) -> Tensor:
+        """What is zero at the solution, ``scores`` being those of Λ."""
+
+    def step(self, problem: Problem, r: Tensor) -> Tensor:
+        """The change of Λ that the residual r asks for, (..., n, k)."""
+
+
+def attach_dual(face: Face, problem: Problem, Lambda: Tensor, order: int) -> Tensor:
     """Coefficients with the derivatives of Λ on its face."""
     scores = _scores(face, problem)
     Lambda = attach(Lambda, lambda L: face.residual(problem, L, scores(L)), lambda r: face.step(problem, r), order)
@@ -227,7 +237,7 @@ def _coef(problem: Problem, Lambda: Tensor) -> Tensor:
         return problem.coef_of(V)
 
 
-def _scores(face: "DualFace | KroneckerFace", problem: Problem) -> Callable[[Tensor], Tensor]:
+def _scores(face: Face, problem: Problem) -> Callable[[Tensor], Tensor]:
     """Λ → XW(Λ). Without a penalty all of it lives in the Gram matrix: one pass over X, however often it is asked."""
     if isinstance(problem.penalty, NoPenalty):
         products = known_gram(problem.X, face.gram) if isinstance(face, KroneckerFace) else gram(problem.X)

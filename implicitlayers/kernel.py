@@ -8,6 +8,8 @@ from .products import gram
 
 # Groups, and features, taken at a time: this many, or more where X is so large that they stay a small share of it.
 WIDTH, SHARE = 256, 4
+# Entries of what is multiplied at a time for a sum over samples.
+BLOCK_ENTRIES = 2**22
 
 
 def kernel(X: Tensor, bend: Curvature, scale: Tensor) -> Tensor:
@@ -63,6 +65,20 @@ def _sums_over_groups(X: Tensor, unit: Tensor, place: Tensor, groups: int, width
             terms = x[:, :, None] * torch.where(index >= 0, u, 0.0)[:, None]
             U.scatter_add_(-1, index.clamp_min(0)[:, None].expand_as(terms), terms)
     return U.flatten(1, 2)
+
+
+def block_gram(X: Tensor, blocks: Tensor) -> Tensor:
+    """Σᵢ xᵢxᵢᵀ ⊗ Bᵢ, (b, S·c, S·c), features before classes, for X (b, n, S) and ``blocks`` B (b, n, c, c).
+
+    Some samples at a time; nothing of the size of n·c by S·c is formed.
+    """
+    b, S, c = len(X), X.shape[-1], blocks.shape[-1]
+    total = blocks.new_zeros(b, S, c * S * c)
+    size = max(1, BLOCK_ENTRIES // max(1, b * S * c * c))
+    for x, B in zip(X.split(size, 1), blocks.split(size, 1), strict=True):
+        x = x.to(blocks.dtype)
+        total += x.mT @ (x[:, :, None, :, None] * B[:, :, :, None, :]).flatten(2)
+    return total.view(b, S * c, S * c)
 
 
 def sandwiched(K: Tensor, root: Tensor) -> Tensor:

@@ -55,6 +55,9 @@ class SmoothLoss(Loss, Protocol):
     def gauge(self) -> Tensor | None:
         """The projection (..., k, k) on scores that change no loss when added to all samples; None if none."""
 
+    def splits(self) -> bool:
+        """Whether it is a sum over targets, each of which knows nothing of the others."""
+
 
 class DualLoss(Loss, Protocol):
     """A loss whose conjugate is quadratic on a simple domain: what solvers in the dual need besides."""
@@ -72,6 +75,10 @@ class DualLoss(Loss, Protocol):
 
 class Squared(NamedTuple):
     """ℓ(z; y) = ½‖z − y‖²."""
+
+    def splits(self) -> bool:
+        """Target by target."""
+        return True
 
     def smoothness(self) -> float:
         """One."""
@@ -136,6 +143,10 @@ class Multinomial(NamedTuple):
     """ℓ(z; y) = log Σ exp z_l − ⟨y, z⟩ over the classes of ``class_mask`` (..., k): logistic regression."""
 
     class_mask: Tensor
+
+    def splits(self) -> bool:
+        """Classes compete."""
+        return False
 
     def smoothness(self) -> float:
         """½, which bounds the eigenvalues of diag(p) − ppᵀ (Böhning, 1992)."""
@@ -228,6 +239,10 @@ class Huber(NamedTuple):
     """Σ_c h(z_c − y_c) with h(r) = ½r² for |r| ≤ δ, else δ|r| − ½δ² (Huber, 1964); ``delta`` (...) > 0."""
 
     delta: Tensor
+
+    def splits(self) -> bool:
+        """Target by target."""
+        return True
 
     def smoothness(self) -> float:
         """One."""

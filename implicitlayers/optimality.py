@@ -12,6 +12,7 @@ RidgeDual      ρ = (Y − XW)/l2 (n, k)                XXᵀ diag(s̄) ρ + l2�
 NormalMap      v = W − τ∇f(W) on the support (S, k)  v − W + τ∇f(W), W = prox(v, τ), f = loss + (l2/2)‖W‖²
 ScoreEquation  Z, and an intercept (n or n + 1, k)   Z − XW, W = ∇R*(Xᵀ diag(s̄) θ(Z)): see `score_equation`
 DualFace       Λ = Y − Θ on its face (n, k)          ∂ℓ*(Λ) − X W(Λ), along the edges of the face: see `dual_face`
+LowRankFace    the same, more λ than coefficients    ∂ℓ*(Λ) − X W(Λ): see `low_rank_face`
 KroneckerFace  the same, without a penalty           ∂ℓ*(Λ) − X W(Λ)
 =============  ====================================  ============================================================
 """
@@ -26,6 +27,7 @@ from .dual_face import DualFace, KroneckerFace
 from .implicit import attach
 from .linear import Factor, factorise
 from .losses import Squared
+from .low_rank_face import LowRankFace
 from .problem import Problem
 from .products import gram
 from .score_equation import ScoreEquation
@@ -179,4 +181,4 @@ def hessian(problem: Problem, W: Tensor) -> Tensor:
     return H
 
 
-System = NoSystem | RidgePrimal | RidgeDual | NormalMap | ScoreEquation | DualFace | KroneckerFace
+System = NoSystem | RidgePrimal | RidgeDual | NormalMap | ScoreEquation | DualFace | LowRankFace | KroneckerFace

@@ -20,6 +20,12 @@ class Penalty(Protocol):
     def value(self, W: Tensor) -> Tensor:
         """Ω(W), (...); 0 for a constraint, which prox keeps."""
 
+    def violation(self, W: Tensor) -> Tensor:
+        """How far W lies outside the set that a constraint is, relative to the numbers that bound it, (...).
+
+        0 inside, and where nothing is forbidden. Rounding of a feasible W is of the size of its last digit.
+        """
+
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """argmin_W ½‖W − V‖² + step·Ω(W), ``step`` (...)."""
 
@@ -40,6 +46,9 @@ class Penalty(Protocol):
 
     def take(self, features: Features) -> "Penalty":
         """The penalty on some of the features."""
+
+    def by_target(self) -> "Penalty | None":
+        """The penalty on one target, of which there is one per target, or None where targets share features."""
 
 
 class Kinks(NamedTuple):
@@ -64,6 +73,10 @@ class NoPenalty(NamedTuple):
 
     def value(self, W: Tensor) -> Tensor:
         """Zero."""
+        return W.new_zeros(W.shape[:-2])
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
         return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
@@ -94,6 +107,10 @@ class NoPenalty(NamedTuple):
         """Itself."""
         return self
 
+    def by_target(self) -> "NoPenalty":
+        """Itself."""
+        return self
+
 
 class L1(NamedTuple):
     """Ω(W) = Σ_jc l1·|W_jc| (Tibshirani, 1996)."""
@@ -103,6 +120,10 @@ class L1(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """l1·Σ|W|."""
         return self.l1 * W.abs().sum((-2, -1))
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Soft-thresholding."""
@@ -132,6 +153,10 @@ class L1(NamedTuple):
         """Itself."""
         return self
 
+    def by_target(self) -> "GroupL2":
+        """The entries of one target are groups of one."""
+        return GroupL2(self.l1[..., None])
+
 
 class GroupL2(NamedTuple):
     """Group Lasso by rows, one group per feature across targets: Σ_j l1_j·‖W_j‖ (Yuan and Lin, 2006).
@@ -144,6 +169,10 @@ class GroupL2(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Σ_j l1_j·‖W_j‖."""
         return (self.l1 * row_norm(W)).sum(-1)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Block soft-thresholding of the rows."""
@@ -184,6 +213,10 @@ class GroupL2(NamedTuple):
         """With the weights of these features."""
         return GroupL2(taken(self.l1, features))
 
+    def by_target(self) -> None:
+        """A feature serves all targets or none."""
+        return
+
 
 class SparseGroup(NamedTuple):
     """Σ_jc l1·|W_jc| + Σ_g l1_g·‖W_g‖ over disjoint groups of features (Simon et al., 2013).
@@ -203,6 +236,10 @@ class SparseGroup(NamedTuple):
         norm = self._sum(square).clamp_min(0)
         norm = torch.where(norm > 0, norm, 1.0).sqrt()
         return entries + (self.group_l1 * square / norm).sum(-1)
+
+    def violation(self, W: Tensor) -> Tensor:
+        """None: nothing is forbidden."""
+        return W.new_zeros(W.shape[:-2])
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """Soft-thresholding of the entries, then block soft-thresholding of the groups."""
@@ -290,6 +327,10 @@ class SparseGroup(NamedTuple):
             group = (group[..., :, None] == group[..., None, :]).to(torch.uint8).argmax(-1)
         return SparseGroup(self.l1, group_l1, group)
 
+    def by_target(self) -> None:
+        """A group serves all targets or none."""
+        return
+
     def _sum(self, x: Tensor) -> Tensor:
         """Sums over groups, handed to each of their features; x (..., m)."""
         group = self.group.expand_as(x)
@@ -308,6 +349,10 @@ class Partly(NamedTuple):
     def value(self, W: Tensor) -> Tensor:
         """Of the penalised rows."""
         return self.penalty.value(self._hidden(W))
+
+    def violation(self, W: Tensor) -> Tensor:
+        """That of the penalised rows."""
+        return self.penalty.violation(self._hidden(W))
 
     def prox(self, V: Tensor, step: Tensor) -> Tensor:
         """The identity on free rows."""
@@ -337,6 +382,11 @@ class Partly(NamedTuple):
     def take(self, features: Features) -> "Partly":
         """On these features."""
         return Partly(self.penalty.take(features), taken(self.penalised, features))
+
+    def by_target(self) -> "Partly | None":
+        """With an intercept for each target."""
+        penalty = self.penalty.by_target()
+        return None if penalty is None else Partly(penalty, self.penalised)
 
 
 def row_norm(V: Tensor) -> Tensor:

@@ -12,11 +12,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .constraints import ColumnSimplex
 from .features import AllFeatures, Features, gathered
 from .losses import DualLoss, Loss, SmoothLoss
 from .penalties import NoPenalty, Partly, Penalty
 from .products import product, transposed_product
 
+# A P(0) below this share of what it is a difference of is rounding; it is of second order in the scores.
+VANISHING = 1e-24
 # Columns are gathered where they are at most one in so many.
 FEW = 4
 
@@ -68,14 +71,32 @@ class Problem(NamedTuple):
     def objective(self, W: Tensor, Z: Tensor | None = None) -> Tensor:
         """P(W), (...); Z = XW, where that is known."""
         Z = self.scores(W) if Z is None else Z
-        data = (self.weight * self.loss.value(Z, self.Y)).sum(-1)
-        return data + self.penalty.value(W) + (self.ridge * W.square()).sum((-2, -1)) / 2
+        return self._data(Z) + self.penalty.value(W) + (self.ridge * W.square()).sum((-2, -1)) / 2
 
     def null_objective(self) -> Tensor:
-        """P(0), with the best intercept where there is one: the scale of every relative gap, (...)."""
+        """P(0), with the best intercept where there is one: the scale of every relative gap, (...).
+
+        Where that intercept leaves nothing but rounding it is P(0) without an intercept; and where W = 0 is not allowed
+        it is no less than P at the best corner of the simplex, since P(0) may be below the optimum.
+        """
         scores = torch.zeros_like(self.Y)
+        null = self._data(scores)
         if isinstance(self.penalty, Partly):
-            scores = scores + self.loss.best_constant(self.Y, self.weight)
+            return _unless_vanishing(self._data(scores + self.loss.best_constant(self.Y, self.weight)), null)
+        if isinstance(self.penalty, ColumnSimplex):
+            return self._simplex_scale(self.penalty, null)
+        return null
+
+    def _simplex_scale(self, simplex: ColumnSimplex, null: Tensor) -> Tensor:
+        """P(0), or P where every column is at its best corner if that is more; P at the centre if both vanish."""
+        V = self.correlation(self.Y)
+        square = transposed_product(self.X.square(), self.weight[..., None])[..., 0]
+        best = null + simplex.corners(square + self.l2[..., None], V).amin(-2).sum(-1)
+        centre = simplex.prox(torch.zeros_like(V), torch.ones_like(self.l2))
+        return _unless_vanishing(torch.maximum(null, best), self.objective(centre))
+
+    def _data(self, scores: Tensor) -> Tensor:
+        """The weighted mean loss, (...)."""
         return (self.weight * self.loss.value(scores, self.Y)).sum(-1)
 
     def correlation(self, Theta: Tensor) -> Tensor:
@@ -118,8 +139,17 @@ class Problem(NamedTuple):
         """
         return self.l2 / 2 * self.coef_of(V).square().sum((-2, -1))
 
-    def gap(self, W: Tensor, Theta: Tensor, Z: Tensor | None = None, V: Tensor | None = None) -> Tensor:
+    def gap(
+        self,
+        W: Tensor,
+        Theta: Tensor,
+        Z: Tensor | None = None,
+        V: Tensor | None = None,
+        precision: torch.dtype = torch.float64,
+    ) -> Tensor:
         """P(W) − D(Θ′) ≥ 0, (...), where Θ′ is Θ made feasible (see `feasible`); Z = XW and V, where they are known.
+
+        Infinite for a W outside a constraint by more than its rounding to ``precision``.
 
         Computed as one Fenchel–Young term per sample plus one for the penalty, each ≥ 0, and never as the
         difference of two large numbers.
@@ -127,7 +157,16 @@ class Problem(NamedTuple):
         Theta, V = self.feasible(Theta, V)
         Z = self.scores(W) if Z is None else Z
         samples = (self.weight * self.loss.fenchel_young(Z, Theta, self.Y)).sum(-1)
-        return samples + penalty_gap(self.penalty, self.l2, self.ridge, W, V)
+        gap = samples + penalty_gap(self.penalty, self.l2, self.ridge, W, V)
+        return torch.where(self._is_outside(W, precision), torch.inf, gap)
+
+    def _is_outside(self, W: Tensor, precision: torch.dtype) -> Tensor:
+        """Whether W (..., m, k) violates a constraint by more than rounding does, (...).
+
+        An entry rounded to ``precision`` is off by half its eps; a sum of m entries, in float64, by m of its.
+        """
+        rounding = torch.finfo(precision).eps + W.shape[-2] * torch.finfo(torch.float64).eps
+        return self.penalty.violation(W) > rounding
 
     def relative_gap(self, W: Tensor, Theta: Tensor, Z: Tensor | None = None, V: Tensor | None = None) -> Tensor:
         """(P(W) − D(Θ))/P(0); 0 where there is nothing to learn (P(0) = 0 and W = 0)."""
@@ -152,7 +191,10 @@ class Problem(NamedTuple):
         if not free.any():
             return Theta, self.correlation(Theta) if V is None else V
         root = self.weight.sqrt()[..., None]
+        # In units of their own, features of quite different sizes are told from dependent ones.
         A = self.X * root
+        norm = torch.linalg.vector_norm(A, dim=-2, keepdim=True)
+        A = A / torch.where(norm > 0, norm, 1.0)
         fitted = A @ (torch.linalg.pinv(A) @ (Theta * root))
         projected = Theta - fitted / torch.where(root > 0, root, 1.0)
         Theta = torch.where(free[..., None, None], projected, Theta)
@@ -186,5 +228,14 @@ def _norm_gap(penalty: Penalty, W: Tensor, V: Tensor) -> Tensor:
 
 
 def relative(gap: Tensor, null_objective: Tensor) -> Tensor:
-    """gap/P(0), and the gap itself where P(0) = 0: there W = 0 is optimal with gap 0, and no other W is."""
-    return gap / torch.where(null_objective > 0, null_objective, 1.0)
+    """gap/P(0), and the gap itself where P(0) = 0: there W = 0 is optimal with gap 0, and no other W is.
+
+    NaN where P(0) has overflown: a share of infinity would certify anything.
+    """
+    share = gap / torch.where(null_objective > 0, null_objective, 1.0)
+    return torch.where(null_objective < torch.inf, share, torch.nan)
+
+
+def _unless_vanishing(null: Tensor, before: Tensor) -> Tensor:
+    """``null``, or what it was before a subtraction that left nothing but rounding of it, (...)."""
+    return torch.where(null > VANISHING * before, null, before)

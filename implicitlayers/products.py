@@ -4,6 +4,9 @@ Where dtypes differ, X is converted in chunks along its longer side. Where deriv
 the product is taken in the dtype of X instead, because its backward pass would keep all chunks: the derivatives then
 have the precision of X, as their result does. In plain reverse mode functions of our own make the gradients of X, which
 cost one X in memory together, and are made of ordinary operations: they have derivatives of any order.
+
+X may lie in memory row after row, column after column, or with gaps between its entries: it is read in the order of
+memory, and what a linear algebra library would first copy as a whole is copied in chunks.
 """
 
 from collections.abc import Iterator
@@ -20,21 +23,19 @@ from .implicit import is_differentiated
 # Entries of a chunk, over the batch: in float64 it stays in a processor's cache, so that conversion costs no pass over
 # memory of its own; elsewhere many small products cost more than they save.
 CHUNK, DEVICE_CHUNK = 2**17, 2**24
-# Entries of a row, over the batch, from which a call for each costs no more than what it does.
-WIDE = 2**12
 
 
 def product(A: Tensor, B: Tensor) -> Tensor:
     """A @ B for a wide A (X or Xᵀ) and a narrow B; columns contiguous in memory, several times faster in batches."""
     if is_differentiated(A):
         return _differentiable(A, B, transposed=False)
-    if A.dtype != B.dtype and not is_differentiated(B):
-        return _converted(A, B)
+    if not is_differentiated(B) and not (A.dtype == B.dtype and _is_dense(A)):
+        return _by_parts(A, B)
     return (B.mT @ A.to(B.dtype).mT).mT
 
 
-def _converted(A: Tensor, B: Tensor) -> Tensor:
-    """The same where A has another dtype."""
+def _by_parts(A: Tensor, B: Tensor) -> Tensor:
+    """The same where A has another dtype, or gaps."""
     if A.shape[-2] > A.shape[-1]:
         wide = B.new_empty(*A.shape[:-2], B.shape[-1], A.shape[-2])
         for at, part in _parts(A, -2, B.dtype):
@@ -72,7 +73,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, A: Tensor, B: Tensor, transposed: bool) -> Tensor:
         ctx.save_for_backward(A, B)
         ctx.transposed = transposed
-        return _multiplied(A, B, transposed)
+        return transposed_product(A, B) if transposed else product(A, B)
 
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -81,7 +82,8 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             to_B = product(A, G) if ctx.transposed else transposed_product(A, G)
         if ctx.needs_input_grad[0]:
-            to_A = B @ G.mT if ctx.transposed else G @ B.mT
+            left, right = (B, G) if ctx.transposed else (G, B)
+            to_A = (right @ left.mT).mT if _is_by_columns(A) else left @ right.mT
         return to_A, to_B, None
 
 
@@ -90,7 +92,7 @@ def gram(A: Tensor, weight: Tensor | None = None, precision: torch.dtype = torch
 
     Sums over parts of the columns are in ``precision``.
     """
-    if is_differentiated(A) or (weight is None and A.dtype == precision):
+    if is_differentiated(A) or (weight is None and A.dtype == precision and _is_dense(A)):
         product = (A if weight is None else A * weight[..., None, :].to(A.dtype)) @ A.mT
     else:
         product = _gram_by_parts(A, weight, precision)
@@ -129,7 +131,8 @@ class _KnownGram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
         (A,) = ctx.saved_tensors
-        return (G + G.mT).to(A.dtype) @ A, None
+        G = (G + G.mT).to(A.dtype)
+        return (A.mT @ G).mT if _is_by_columns(A) else G @ A, None
 
 
 def saved_like(A: Tensor) -> AbstractContextManager[Any]:
@@ -153,26 +156,33 @@ def saved_like(A: Tensor) -> AbstractContextManager[Any]:
 
 
 def row_squares(X: Tensor) -> Tensor:
-    """‖xᵢ‖², (..., n), as exact as X: sums in float64 of a large X in float32 take thirty times as long."""
-    norms = torch.linalg.vector_norm(X, dim=-1)
-    if not norms.isfinite().all():
-        norms = torch.linalg.vector_norm(X, dim=-1, dtype=torch.float64)
-    return norms.to(torch.float64).square()
+    """‖xᵢ‖², (..., n), in float64, as exact as X; plain tensors."""
+    return _square_sums(X, -1)
 
 
 def column_norms(X: Tensor) -> Tensor:
-    """‖x_j‖, (..., m), in float64, as exact as X; plain tensors.
+    """‖x_j‖, (..., m), in float64, as exact as X; plain tensors."""
+    return _square_sums(X, -2).sqrt()
 
-    On a CPU `torch.linalg.vector_norm` across rows takes many times as long as one pass over them.
+
+def _square_sums(X: Tensor, dim: int) -> Tensor:
+    """Sums of squares along one of the last two dimensions.
+
+    On a CPU `torch.linalg.vector_norm` takes many times as long as a pass over memory, unless it runs along it and in
+    the dtype of X.
     """
-    if X.device.type != "cpu" or X[..., 0, :].numel() < WIDE:
-        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
-    squares = torch.zeros_like(X[..., 0, :])
-    for row in X.unbind(-2):
-        squares.addcmul_(row, row)
+    if X.device.type != "cpu":
+        return torch.linalg.vector_norm(X, dim=dim, dtype=torch.float64).square()
+    if _is_by_columns(X) == (dim == -2):
+        squares = torch.linalg.vector_norm(X, dim=dim).to(torch.float64).square()
+    else:
+        squares = torch.zeros_like(X.select(dim, 0))
+        for _, part in _parts(X, dim, X.dtype):
+            squares += part.square().sum(dim)
+        squares = squares.to(torch.float64)
     if not squares.isfinite().all():
-        return torch.linalg.vector_norm(X, dim=-2, dtype=torch.float64)
-    return squares.to(torch.float64).sqrt()
+        return torch.linalg.vector_norm(X, dim=dim, dtype=torch.float64).square()
+    return squares
 
 
 def _is_reverse_only(*tensors: Tensor) -> bool:
@@ -181,14 +191,25 @@ def _is_reverse_only(*tensors: Tensor) -> bool:
     return not forward and not torch._C._are_functorch_transforms_active()
 
 
+def _is_by_columns(A: Tensor) -> bool:
+    """Whether the entries of a column are nearer to each other in memory than those of a row."""
+    return A.shape[-1] > 1 and A.stride(-2) < A.stride(-1)
+
+
+def _is_dense(A: Tensor) -> bool:
+    """Whether every row, or every column, is without gaps, and none overlaps the next: BLAS takes nothing else."""
+    step, between = sorted((A.stride(-1), A.stride(-2)))
+    return (step == 1 and between >= A.shape[-2 if _is_by_columns(A) else -1]) or 1 in A.shape[-2:]
+
+
 def _parts(A: Tensor, dim: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Parts of A along a dimension and where they are, in a dtype; in another than A's each takes the last one's place.
+    """Parts of A along a dimension and where they are, in a dtype and dense; a copy takes the last one's place.
 
     New memory for each would cost more than the conversion.
     """
     size = CHUNK if A.device.type == "cpu" else DEVICE_CHUNK
     parts = A.split(max(1, size * A.shape[dim] // max(1, A.numel())), dim=dim)
-    room = None if A.dtype == dtype else torch.empty_like(parts[0], dtype=dtype)
+    room = None if A.dtype == dtype and _is_dense(A) else torch.empty_like(parts[0], dtype=dtype)
     start = 0
     for part in parts:
         width = part.shape[dim]

@@ -31,6 +31,8 @@ def project_simplex(v: Tensor, total: Tensor, allowed: Tensor, dim: int = -1) ->
     (Held, Wolfe and Crowder, 1974).
     """
     v = torch.where(allowed, v, -torch.inf)
+    # A constant changes nothing; beside the largest entry, entries and total are of one size, and none is rounded away.
+    v = v - v.detach().amax(dim, keepdim=True)
     descending = v.sort(dim=dim, descending=True).values
     shape = [1] * v.dim()
     shape[dim] = -1

@@ -46,7 +46,7 @@ def strength(name: str, value: float | Tensor, allowed: Range = AT_LEAST_ZERO) -
     return float(value)
 
 
-def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: int) -> None:
+def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: int, time_limit: float | None) -> None:
     """The options that all layers take."""
     if tol is not None and not tol > 0:
         raise ValueError(f"tol: given {tol}, expected a number > 0, or None for a default by dtype")
@@ -56,6 +56,9 @@ def options(tol: float | None, max_iter: int, on_fail: str, derivative_order: in
         raise ValueError(f"on_fail: given {on_fail!r}, expected 'raise', 'warn' or 'ignore'")
     if isinstance(derivative_order, bool) or not isinstance(derivative_order, int) or derivative_order < 0:
         raise ValueError(f"derivative_order: given {derivative_order!r}, expected an integer ≥ 0")
+    number = isinstance(time_limit, int | float) and not isinstance(time_limit, bool)
+    if time_limit is not None and not (number and time_limit > 0):
+        raise ValueError(f"time_limit: given {time_limit!r}, expected a number of seconds > 0, or None for no limit")
 
 
 def solver(given: str | None, candidates: Sequence[str], layer: str) -> str:

@@ -10,7 +10,8 @@ import implicitlayers as il
 from implicitlayers.hinges import MulticlassHinge
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import continuation, hinge, interior
+from implicitlayers.solvers import continuation, hinge, hinge_search, interior
+from implicitlayers.solvers.certified import CertifiedPoint
 
 
 def machines(seed, decades, b=2, n=20, m=40, k=3):
@@ -85,6 +86,6 @@ def test_a_limit_is_one(max_iter):
 
 def test_without_a_penalty_newton_goes_on_by_itself(monkeypatch):
     X, y = normal(3, 12, 30), labels(3, 12, k=3)
-    monkeypatch.setattr(hinge, "DIRECT_STEPS", 0)
-    monkeypatch.setattr(hinge, "_at_once", lambda *_: None)
+    monkeypatch.setattr(hinge_search, "DIRECT_STEPS", 0)
+    monkeypatch.setattr(hinge, "_at_once", CertifiedPoint)
     assert il.MulticlassSVM(0.01).solve(X, y).converged.all()

@@ -11,7 +11,8 @@ from implicitlayers.dual_face import bends
 from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
 from implicitlayers.penalties import GroupL2, NoPenalty
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import hinge, interior
+from implicitlayers.solvers import hinge, hinge_search, interior
+from implicitlayers.solvers.certified import CertifiedPoint
 from implicitlayers.solvers.newton_system import DualSystem, Groups, PrimalSystem, _Scaled
 
 
@@ -118,8 +119,9 @@ def test_it_is_exact_after_some_steps_whatever_the_conditioning(seed, m, k, shar
         seed, m=m, k=k, share=share, l2=l2, smoothing=smoothing, weighted=weighted, masked=masked and k > 2
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hinge, "FIRST_STEPS", 0)
-        patch.setattr(hinge, "_at_once", lambda *_: None)
+        patch.setattr(hinge_search, "FIRST_STEPS", 0)
+        patch.setattr(hinge_search, "SHARE_OF_INTERIOR", 0)
+        patch.setattr(hinge, "_at_once", CertifiedPoint)
         result = hinge.solve(problem, None, 1e-9, 200, torch.float64, True)
     assert (problem.relative_gap(result.coef, result.theta) <= 1e-9).all()
     assert (result.n_iter <= 60).all()

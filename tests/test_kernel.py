@@ -56,3 +56,12 @@ def test_sandwiched_by_a_block_diagonal():
     A = A + A.mT
     whole = torch.stack([torch.block_diag(*blocks) for blocks in root])
     assert relative_error(sandwiched(A, root), whole.mT @ A @ whole) <= 1e-13
+
+
+@pytest.mark.parametrize("entries", [1, 200, 2**22])
+def test_a_sum_of_blocks_is_that_of_its_terms(monkeypatch, entries):
+    """However many samples are taken at a time."""
+    monkeypatch.setattr(module, "BLOCK_ENTRIES", entries)
+    X, B = normal(2, 7, 3, seed=1), normal(2, 7, 4, 4, seed=2)
+    expected = torch.einsum("bip,bicd,biq->bpcqd", X, B, X).flatten(3, 4).flatten(1, 2)
+    assert relative_error(module.block_gram(X, B), expected) <= 1e-13

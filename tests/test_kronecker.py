@@ -13,9 +13,10 @@ from implicitlayers.hinges import MulticlassHinge, SmoothedHinge
 from implicitlayers.kronecker import alike, factorise_face
 from implicitlayers.penalties import GroupL2
 from implicitlayers.problem import Problem
-from implicitlayers.solvers import conjugate_part, continuation, dual_newton, simplex_qp
+from implicitlayers.solvers import conjugate_part, continuation, dual_newton, hinge_search, simplex_qp
 from implicitlayers.solvers import hinge as solver
 from implicitlayers.solvers.batch import pick, put
+from implicitlayers.solvers.certified import CertifiedPoint
 
 
 def face(seed, b, k, n, share):
@@ -146,7 +147,7 @@ def test_small_systems_and_the_whole_have_the_same_derivatives(monkeypatch, smoo
     def never(*_):
         raise AssertionError("the small systems were asked for")
 
-    monkeypatch.setattr(solver, "_at_once", lambda *_: None)
+    monkeypatch.setattr(solver, "_at_once", CertifiedPoint)
     monkeypatch.setattr(conjugate_part.QuadraticLocal, "face", whole)
     monkeypatch.setattr(dual_face.KroneckerFace, "step", never)
     for a, b in zip(small, jacrev(machine, argnums=(0, 2))(X, y, s), strict=True):
@@ -266,7 +267,7 @@ def test_the_first_point_is_the_best_on_its_way(seed, share, smoothing):
     def value(Lambda):
         return dual_newton.Reached.of(part, Lambda, part.image(problem.Y - Lambda)).value
 
-    reached = value(solver._first(part)[0])
+    reached = value(hinge_search.first(part).Lambda)
     for t in torch.linspace(0, 1, 21, dtype=torch.float64):
         assert (reached <= value(problem.Y + t * (competitors - problem.Y)) + 1e-6).all()
 

@@ -3,7 +3,7 @@
 from .argmins import ImplicitFunction, Info, argmin, fixed_point, root
 from .krylov import CG, GMRES, NormalCG
 from .linear_solve import Dense, LinearReport, LinearSolve
-from .newton import attach, is_differentiated, is_transformed, opaque, with_value
+from .newton import attach, is_differentiated, is_learnt, is_transformed, opaque, with_value
 
 __all__ = [
     "CG",
@@ -18,6 +18,7 @@ __all__ = [
     "attach",
     "fixed_point",
     "is_differentiated",
+    "is_learnt",
     "is_transformed",
     "opaque",
     "root",

@@ -43,6 +43,17 @@ def is_differentiated(tree: Any) -> bool:
     return any(_is_tracked(leaf) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
+def is_learnt(tree: Any) -> bool:
+    """The same, where a `vmap` alone, which does not say whether there are derivatives, counts for nothing."""
+    return any(_is_tracked(_without_vmap(leaf)) for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _without_vmap(tensor: Tensor) -> Tensor:
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def is_transformed(tensor: Tensor) -> bool:
     """True inside a transform of `torch.func`, where no value may be looked at."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -43,13 +43,16 @@ class ArgminLayer(nn.Module):
 
     Args:
         fit_intercept: whether to add an unpenalised constant b (k) to the scores; the layer then returns (W, b).
-        tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, else 1e-6.
+        tol: relative duality gap at which an element counts as converged; None: 1e-9 for float64, 1e-6 for float32, and
+            8·eps for shorter dtypes, which rounding the coefficients can cost; they are solved as float32 is.
         max_iter: most iterations of the solver: Newton steps, or, of `working_set` and `proximal_point`, proximal
             steps of a few Newton steps each.
         on_fail: about elements that have not converged: "raise", "warn" or "ignore"; the status tells in any case.
         derivative_order: the order up to which derivatives are exact, and beyond which they are wrong; 0: none.
         solver: the algorithm by its name in `implicitlayers.solvers`; None: the one that suits the problem's shape.
             ``Solution.solver`` tells which one it was.
+        time_limit: seconds after which the search for a batch ends, with what was found, its gap, and ITERATION_LIMIT
+            where that is above ``tol``; None: none. The certificate, and what derivatives need, are made after it.
     """
 
     def __init__(
@@ -61,10 +64,11 @@ class ArgminLayer(nn.Module):
         on_fail: OnFail = "warn",
         derivative_order: int = 2,
         solver: str | None = None,
+        time_limit: float | None = None,
     ) -> None:
         super().__init__()
-        validation.options(tol, max_iter, on_fail, derivative_order)
-        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, type(self).__name__)
+        validation.options(tol, max_iter, on_fail, derivative_order, time_limit)
+        self.options = Options(tol, max_iter, on_fail, derivative_order, solver, time_limit, type(self).__name__)
         self.fit_intercept = fit_intercept
         self._strengths: list[str] = []
         self._allowed: dict[str, Range] = {}
@@ -106,27 +110,52 @@ class ArgminLayer(nn.Module):
         sample_weight: Tensor | None = None,
         class_mask: Tensor | None = None,
         init: Solution | None = None,
+        warn_empty: bool = True,
         **replaced: Tensor,
     ) -> Solution:
         """Solve; ``replaced`` holds strengths to use instead of the layer's own."""
         data = self._data(X, Y, sample_weight, class_mask, **replaced)
         loss = self._loss(data)
         if not self.fit_intercept:
-            return self._solved(data, loss, init, X.dtype)
+            return self._solved(data, loss, init, X.dtype, warn_empty)
         if isinstance(loss, Squared):
             means, data = intercept.centred(data)
-            return intercept.from_means(self._solved(data, loss, init, X.dtype), means)
-        return intercept.split(self._solved(data, loss, init, X.dtype, augment=True))
+            return intercept.from_means(self._solved(data, loss, init, X.dtype, warn_empty), means)
+        return intercept.split(self._solved(data, loss, init, X.dtype, warn_empty, augment=True))
 
     def _solved(
-        self, data: Data, loss: Loss, init: Solution | None, dtype: torch.dtype, augment: bool = False
+        self,
+        data: Data,
+        loss: Loss,
+        init: Solution | None,
+        dtype: torch.dtype,
+        warn_empty: bool,
+        augment: bool = False,
     ) -> Solution:
         no_ridge = torch.zeros_like(data.weight[..., 0])
         l2 = data.strengths.get("l2", no_ridge)
         problem = Problem(data.X, data.Y, data.weight, loss, self._penalty(data), l2)
         if augment:
             problem = intercept.augmented(problem)
-        return solve(problem, None if init is None else _start(init, problem), self.options, dtype)
+        start = None if init is None else self._start(init, problem)
+        return solve(problem, start, self.options, dtype, warn_empty)
+
+    def _start(self, init: Solution, problem: Problem) -> Start:
+        """A previous solution as plain tensors; what was not finite there starts from zero."""
+        coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
+        coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
+        shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
+        tensors = []
+        for name, tensor in {"coef": coef, "dual": init.dual}.items():
+            try:
+                expanded = tensor.detach().to(torch.float64).expand(shapes[name])
+            except RuntimeError:
+                raise ValueError(
+                    f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts"
+                    f" to {tuple(shapes[name])}"
+                ) from None
+            tensors.append(torch.where(expanded.isfinite(), expanded, 0.0))
+        return Start(*tensors)
 
     def _data(
         self,
@@ -197,23 +226,8 @@ def _normalised(sample_weight: Tensor | None, X: Tensor) -> Tensor:
     if sample_weight is None:
         return torch.full((n,), 1 / n, dtype=torch.float64, device=X.device)
     weight = sample_weight.to(torch.float64)
+    # Beside the largest no sum overflows; a constant factor changes nothing, derivatives included.
+    largest = weight.detach().amax(-1, keepdim=True)
+    weight = weight / torch.where(largest == 0, 1.0, largest)
     total = weight.sum(-1, keepdim=True)
     return weight / torch.where(total == 0, 1.0, total)
-
-
-def _start(init: Solution, problem: Problem) -> Start:
-    """A previous solution as plain tensors; what was not finite there starts from zero."""
-    coef = init.coef if init.intercept is None else torch.cat([init.coef, init.intercept[..., None, :]], -2)
-    coef = coef if coef.shape[-2] == problem.X.shape[-1] else init.coef
-    shapes = {"coef": (*problem.X.shape[:-2], problem.X.shape[-1], problem.Y.shape[-1]), "dual": problem.Y.shape}
-    tensors = []
-    for name, tensor in {"coef": coef, "dual": init.dual}.items():
-        try:
-            expanded = tensor.detach().to(torch.float64).expand(shapes[name])
-        except RuntimeError:
-            raise ValueError(
-                f"init: given a solution with {name} of shape {tuple(tensor.shape)}, expected one that broadcasts to"
-                f" {tuple(shapes[name])}"
-            ) from None
-        tensors.append(torch.where(expanded.isfinite(), expanded, 0.0))
-    return Start(*tensors)

@@ -10,8 +10,10 @@ from .. import validation
 from ..hinges import Hinge, MulticlassHinge, SmoothedHinge
 from ..losses import Loss, Multinomial
 from ..penalties import GroupL2, NoPenalty, Penalty
+from ..problem import Problem
 from ..relative import Relative
 from ..solution import Solution
+from ..solvers import Start
 from ..solvers.margin import hinge_l1_max
 from ..validation import POSITIVE
 from .base import Coefficients, Data, Strength, returned
@@ -164,6 +166,13 @@ class BinarySVM(ClassificationLayer):
 
     def _l1_max(self, data: Data) -> Tensor:
         return hinge_l1_max(data.X, data.Y, data.weight, mask_of(data)) / 2**0.5
+
+    def _start(self, init: Solution, problem: Problem) -> Start:
+        """From w and θ, those of two classes: W = (−w/2, w/2), Θ = (−θ, θ)."""
+        if init.coef.shape[-1] == 1 == init.dual.shape[-1]:
+            sign = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=init.coef.device)
+            init = replace(init, coef=sign / 2 * init.coef, dual=sign * init.dual)
+        return super()._start(init, problem)
 
     def _solution(self, *arguments: Any, **keywords: Any) -> Solution:
         """W (..., m, 1) and Θ (..., n, 1), from those of two classes."""

@@ -50,7 +50,9 @@ class SparseLayer(ArgminLayer):
         solutions: list[Solution] = []
         for l1 in l1s:
             before = solutions[-1] if solutions else None
-            solutions.append(self._solution(X, Y, init=before, **arguments, l1=l1))
+            # A path may well begin where nothing is in use; it is dead only if it ends there.
+            last = len(solutions) == len(l1s) - 1
+            solutions.append(self._solution(X, Y, init=before, warn_empty=last, **arguments, l1=l1))
         return stack(solutions)
 
     @abstractmethod

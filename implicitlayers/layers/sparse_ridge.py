@@ -21,11 +21,11 @@ class SparseRidge(RegressionLayer):
     ``gap`` is (P − L)/P(0), L a valid lower bound on the objective of every support: that of the dual point or, where
     it is higher, the one from branch and bound. ``tol`` says how good a proof has to be:
 
-    * tol=None (1e-9, or 1e-6 below float64): search until the support is proved optimal. What ``max_iter`` rounds of
-      16 subproblems have not proved is ITERATION_LIMIT, and its gap says how much better another support could be, at
-      most; the support is likely optimal all the same. Proofs are quick up to about 20 features, or 100 where l2 is a
-      tenth of the features' mean square; they become long with more features, smaller l2 and pure noise. Where the
-      relaxation leaves more than 512 features possible there is no search.
+    * tol=None (1e-9, or 1e-6 below float64, before rounding): search until the support is proved optimal. What
+      ``max_iter`` rounds of 16 subproblems have not proved is ITERATION_LIMIT, and its gap says how much better another
+      support could be, at most; the support is likely optimal all the same. Proofs are quick up to about 20 features,
+      or 100 where l2 is a tenth of the features' mean square; they become long with more features, smaller l2 and
+      pure noise. Where the relaxation leaves more than 512 features possible there is no search.
     * tol=0.01: stop at a proof that no other support is better by more than 1 % of P(0).
     * tol=math.inf: no search. Every support counts as converged, the gap is that of a few steps on the relaxation.
       This is what training on top of the layer wants: it costs little more than the swaps.

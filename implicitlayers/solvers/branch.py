@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import clock
 from .quadratic import Quadratic, Relaxation, relax
 from .swaps import DEPENDENT, IMPROVEMENT, Chosen, inverse_root
 
@@ -49,7 +50,7 @@ def prove(quadratic: Quadratic, chosen: Chosen, relaxed: Relaxation, slack: Tens
     nodes = search.root(relaxed)
     for done in range(max_iter):
         nodes = search.hopeful(nodes)
-        if not len(nodes.element):
+        if not len(nodes.element) or clock.is_over():
             break
         search.rounds[nodes.element.unique()] += 1
         rank = _rank(nodes)

@@ -13,19 +13,25 @@ from torch import Tensor
 from ..dual_face import DualFace, KroneckerFace, bends, dual_face, kronecker_face, kronecker_model
 from ..features import AllFeatures, Features, gathered
 from ..kronecker import factorise_face
+from ..low_rank_face import LowRankFace, low_rank_face
 from ..penalties import Kinks, NoPenalty, row_norm
 from ..problem import Problem
 from ..products import gram, product, row_squares, transposed_product
 from .batch import pick
+from .effort import LARGEST
 
 # Gathering the active features pays below this share of all features, and while their copy has at most so many entries
 # over the batch, or is a small share of X: several are alive at a time.
 GATHER_BELOW, LARGEST_COPY, SMALL_SHARE = 0.9, 2**24, 0.25
+# Faces of up to so many edges have a system of their own, even where it is singular for certain.
+FEW_EDGES = 300
 # What is rounding beside one.
 ROUNDING = 1e-13
 # How far Λ may be from where its system was made: an error of that size in the Jacobian still makes Newton converge,
 # and of the derivatives it makes the square, since they are attached twice.
 SAME_SYSTEM = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+FaceSystem = DualFace | LowRankFace | KroneckerFace
 
 
 class _Part:
@@ -106,11 +112,16 @@ class QuadraticLocal:
         """All of W moves with V, (b,)."""
         return torch.ones_like(self.part.scale, dtype=torch.bool)
 
-    def face(self, Lambda: Tensor) -> DualFace | KroneckerFace:
+    def face(self, Lambda: Tensor) -> FaceSystem:
         """The optimality system at Λ: one n×n system per class, or, where such a one is singular, the whole."""
-        M = kronecker_model(self.part.problem, self.part.model)
-        face = kronecker_face(self.part.problem, self.part.kernel, M, factorise_face(M, (Lambda > 0).mT))
-        return face if not face.singular.any() else dual_face(self.part.problem, Lambda, kernel=self.part.kernel)
+        problem = self.part.problem
+        M = kronecker_model(problem, self.part.model)
+        face = kronecker_face(problem, self.part.kernel, M, factorise_face(M, (Lambda > 0).mT))
+        if not face.singular.any():
+            return face
+        if more_free_than_moves(problem, Lambda):
+            return low_rank_face(problem, Lambda, self.full_image(problem.Y - Lambda))
+        return dual_face(problem, Lambda, kernel=self.part.kernel)
 
 
 class PenalisedPart(_Part):
@@ -246,9 +257,21 @@ class PenalisedLocal:
         """About the largest change of V/l2 that a change of Θ makes, (b,)."""
         return self.part.draft().image(Theta).abs().amax((1, 2)) / self.part.problem.l2
 
-    def face(self, Lambda: Tensor) -> DualFace:
+    def face(self, Lambda: Tensor) -> FaceSystem:
         """The optimality system at Λ."""
+        if more_free_than_moves(self.small, Lambda):
+            return low_rank_face(self.small, Lambda, self.V)
         return dual_face(self.small, Lambda, self.V, precision=self.part.precision)
+
+
+def edges_of(Lambda: Tensor) -> int:
+    """The most edges of the face of Λ (b, n, k) in an element: positive entries beyond one a sample."""
+    return int(((Lambda > 0).sum((1, 2)) - Lambda.shape[1]).amax()) if len(Lambda) else 0
+
+
+def more_free_than_moves(problem: Problem, Lambda: Tensor) -> bool:
+    """Whether the face has many edges, and more than the features of ``problem``, those in use, have coefficients."""
+    return edges_of(Lambda) > max(FEW_EDGES, problem.X.shape[-1] * (Lambda.shape[-1] - 1))
 
 
 ConjugatePart = QuadraticPart | PenalisedPart
@@ -256,8 +279,11 @@ Local = QuadraticLocal | PenalisedLocal
 
 
 def conjugate_part(problem: Problem, precision: torch.dtype = torch.float64) -> ConjugatePart:
-    """The part of this problem's penalty."""
-    if isinstance(problem.penalty, NoPenalty):
+    """The part of this problem's penalty; without any, and with so many samples that no matrix of them fits in memory,
+    that of a group Lasso of strength zero.
+    """
+    b, n, k = problem.Y.shape
+    if isinstance(problem.penalty, NoPenalty) and b * k * n**2 <= LARGEST:
         return QuadraticPart(problem)
     return PenalisedPart(problem, precision)
 

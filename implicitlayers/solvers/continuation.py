@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..problem import Problem, relative
 from ..products import row_squares
-from . import dual_newton
+from . import clock, dual_newton
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
 
@@ -59,7 +59,7 @@ def minimise(problem: Problem, Lambda: Tensor, max_iter: Tensor) -> tuple[Tensor
 
 
 def _advance(problem: Problem, state: _State, max_iter: Tensor) -> _State:
-    while (live := _unfinished(state) & (state.n_iter < max_iter)).any():
+    while (live := _unfinished(state) & (state.n_iter < max_iter)).any() and not clock.is_over():
         if (some := few(live)) is not None:
             return put(state, some, _advance(pick(problem, some), pick(state, some), max_iter[some]))
         state = _step(problem, state, live)

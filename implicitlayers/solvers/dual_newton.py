@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..domains import Simplex
 from ..problem import Problem, relative
+from . import clock
 from .batch import few, put
 from .conjugate_part import ConjugatePart, Local
 from .face import Face, free_face, simplex_face
@@ -60,7 +61,7 @@ def minimise(
     found, todo = search.best, torch.arange(len(Lambda), device=Lambda.device)
     while True:
         live = search.look()
-        if not live.any() or search.idle > PATIENCE:
+        if not live.any() or search.idle > PATIENCE or clock.is_over():
             return put(found, todo, search.best)
         if (some := few(live)) is not None:
             found, todo, live = put(found, todo, search.best), todo[some], live[some]

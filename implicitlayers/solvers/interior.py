@@ -30,6 +30,7 @@ from ..features import AllFeatures, Features, Support
 from ..penalties import GroupL2, row_norm
 from ..problem import Problem, relative
 from ..products import product, transposed_product
+from . import clock
 from .batch import few, pick, put
 from .newton_system import DualSystem, Groups, PrimalSystem, primal_is_smaller, size_of
 
@@ -104,7 +105,7 @@ def _advance(problem: Problem, state: _State, max_iter: Tensor) -> _State:
         used = _Used(problem, state)
         state, live = _look(problem, state, used)
         live = live & (state.n_iter < max_iter)
-        if not live.any():
+        if not live.any() or clock.is_over():
             return state
         if (some := few(live)) is not None:
             return put(state, some, _advance(pick(problem, some), pick(state, some), max_iter[some]))

@@ -18,7 +18,7 @@ from ..implicit import opaque, with_value
 from ..penalties import GroupL2, row_norm
 from ..problem import Problem
 from ..products import transposed_product
-from . import dual_newton, hinge, smallest_norm
+from . import certified, dual_newton, smallest_norm
 from .conjugate_part import conjugate_part
 from .smallest_norm import Bounds
 
@@ -110,7 +110,7 @@ def _by_ratios(X: Tensor, Y: Tensor, weight: Tensor, allowed: Tensor, Lambda: Te
         l1 = best.lower
         problem = Problem(X, Y, weight, Competitor(allowed), GroupL2(l1[:, None]), torch.ones_like(l1))
         Lambda = dual_newton.minimise(conjugate_part(problem), Lambda, 1e-20, NEWTON_STEPS).Lambda
-        Lambda = hinge.polish(problem, Lambda)
+        Lambda = certified.polish(problem, Lambda)
         U = problem.coef_of(problem.correlation(Y - Lambda))
         size = row_norm(U).sum(-1)
         ratio = -(weight * problem.loss.value(problem.scores(U), Y)).sum(-1) / torch.where(size > 0, size, 1.0)

@@ -19,6 +19,7 @@ from ..penalties import GroupL2, Partly
 from ..problem import Problem
 from ..products import column_norms, gram
 from ..score_equation import ScoreEquation, score_equation, unknown_at
+from . import clock
 from .batch import few, pick, put
 from .result import Result
 from .ties import at_kink, derivative_error
@@ -49,6 +50,21 @@ class Point(NamedTuple):
     theta: Tensor
     V: Tensor
     gap: Tensor
+
+
+def start_of(problem: Problem, start: Tensor | None) -> Tensor:
+    """Coefficients (b, m, k) to begin with, zero where ``start`` is None: the nearest that no constraint forbids.
+
+    A start is the solution of another problem. Where there is nothing to learn the end is zero, which no step from
+    elsewhere reaches to the last digit.
+    """
+    if start is None:
+        size = problem.X.shape[-1], problem.Y.shape[-1]
+        start = problem.Y.new_zeros(*problem.Y.shape[:-2], *size)
+    else:
+        start = torch.where((problem.null_objective() > 0)[:, None, None], start, 0.0)
+    # A step of length zero is a projection.
+    return problem.penalty.prox(start, torch.zeros_like(problem.l2))
 
 
 def point(problem: Problem, W: Tensor, Z: Tensor | None = None) -> Point:
@@ -126,7 +142,7 @@ def polish(problem: Problem, at: Point, step: Tensor, enough: Tensor) -> Polishe
 def _polish(problem: Problem, at: Point, step: Tensor, unit: Tensor, going: Tensor, most: int) -> Polished:
     """At most ``most`` steps of the elements ``going`` (b,)."""
     n_iter = torch.zeros_like(at.gap, dtype=torch.int64)
-    while most and going.any():
+    while most and going.any() and not clock.is_over():
         if (some := few(going)) is not None:
             part = _polish(*pick((problem, at, step, unit, going), some), most)
             return put(Polished(at, n_iter), some, part._replace(n_iter=n_iter[some] + part.n_iter))
@@ -243,11 +259,12 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
     chosen, v = _support(problem, at, step)
     kinks = problem.penalty.kinks(v, step)
     (theta, V), degenerate = problem.feasible(at.theta, at.V), at_kink(kinks)
+    empty = ~((chosen | (at.coef != 0).any(-1)) & ~problem.intercept[..., 0]).any(-1)
     rows = problem.Y.shape[-2] if _in_scores(problem, chosen) else int(chosen.sum(-1).amax())
     if not differentiated and rows > _most_rows(problem):
         unknown = torch.full_like(at.gap, torch.inf)
         nothing = AllFeatures(), NoSystem(), torch.zeros_like(unknown)
-        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V)
+        return Result(at.coef, theta, *nothing, degenerate, degenerate & False, unknown, n_iter, V=V, empty=empty)
     local = _linearised(problem, chosen, at, v, step)
     uncertainty = _uncertainty(problem, at, local, v, step)
     return Result(
@@ -261,6 +278,7 @@ def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -
         derivative_error=derivative_error(kinks.distance, uncertainty, local.system.factor),
         n_iter=n_iter,
         V=V,
+        empty=empty,
     )
 
 

@@ -8,23 +8,25 @@ on it ends the search at rounding. Gradient steps come first: on easy problems t
 matrix of the features is small, both are done in it (see `reduced`), and what that leaves unsolved is solved here.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..losses import Squared
-from ..penalties import L1, GroupL2
+from ..penalties import L1
 from ..problem import Problem
 from ..products import row_squares
-from . import dual_newton, reduced, semismooth
+from . import clock, dual_newton, effort, reduced, semismooth
 from .batch import few, pick, put
 from .conjugate_part import conjugate_part
-from .gradient import descend
-from .primal import Point, Polished, better, is_kronecker, point, polish, step_length
+from .gradient import PER_ITERATION, descend, one_step, to_the_end
+from .primal import Point, Polished, better, is_kronecker, point, polish, start_of, step_length
 
-# Steps of the gradient method at the start, which cost as much as one or two of Newton's.
-FIRST_STEPS = 40
+# A start of a smaller gap than this has about the right support: Newton's method on it needs none.
+NEAR = 1e-6
 # σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
 # gap, at most at the first, and shrinks, down to the last.
 PER_ROOT, FIRST_SHARE, SHRINK, LAST_SHARE = 0.3, 0.1, 0.1, 1e-7
@@ -49,7 +51,7 @@ def search(
     gap that is ``enough`` (b,).
     """
     if not reduced.pays(problem):
-        return _search(problem, _start_of(problem, start), _limits(tol, max_iter, enough))
+        return _search(problem, start_of(problem, start), _limits(tol, max_iter, enough))
     W, n_iter = coefficients(problem, start, tol, max_iter, enough)
     return point(problem, W), n_iter
 
@@ -58,7 +60,7 @@ def coefficients(
     problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor, enough: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same without a certificate, which with the Gram matrix of the features costs as much as all else."""
-    W, limits = _start_of(problem, start), _limits(tol, max_iter, enough)
+    W, limits = start_of(problem, start), _limits(tol, max_iter, enough)
     if not reduced.pays(problem):
         at, n_iter = _search(problem, W, limits)
         return at.coef, n_iter
@@ -69,10 +71,6 @@ def coefficients(
     # What it has not ended was a better start, of no higher objective, and takes no steps from the search.
     rest, steps = _search(*pick((problem, W, limits), todo))
     return put((W, n_iter), todo, (rest.coef, steps))
-
-
-def _start_of(problem: Problem, start: Tensor | None) -> Tensor:
-    return torch.zeros_like(problem.correlation(problem.Y)) if start is None else start
 
 
 def _limits(tol: Tensor, max_iter: Tensor, enough: Tensor | None) -> "_Limits":
@@ -90,40 +88,35 @@ class _Limits(NamedTuple):
 def _search(problem: Problem, start: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
     """The same without the Gram matrix of all features."""
     step = step_length(problem)
-    if isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1):
-        return _search_entrywise(problem, start, step, limits)
+    by_target = problem.penalty.by_target() if problem.smooth_loss.splits() else None
+    if by_target is not None and (problem.Y.shape[-1] > 1 or isinstance(problem.penalty, L1)):
+        return _search_by_target(problem._replace(penalty=by_target), problem, start, step, limits)
     return _search_grouped(problem, start, step, limits)
 
 
-def _search_entrywise(problem: Problem, start: Tensor, step: Tensor, limits: _Limits) -> tuple[Point, Tensor]:
-    """The Lasso: every target is a problem of its own, and its entries are groups of one."""
-    assert isinstance(problem.penalty, L1)
-    k = problem.Y.shape[-1]
-
-    def repeated(t: Tensor) -> Tensor:
-        return t.repeat_interleave(k, 0)
-
-    columns = Problem(
-        # A view, not k copies, where there is one element.
-        X=problem.X[:, None].expand(-1, k, -1, -1).flatten(0, 1),
-        Y=_to_columns(problem.Y),
-        weight=repeated(problem.weight),
-        loss=problem.loss,
-        penalty=GroupL2(repeated(problem.penalty.l1)[:, None]),
-        l2=repeated(problem.l2),
-    )
+def _search_by_target(
+    alone: Problem, problem: Problem, start: Tensor, step: Tensor, limits: _Limits
+) -> tuple[Point, Tensor]:
+    """Every target is a problem of its own; ``alone`` has the penalty of one. So many at a time as fit in memory."""
+    (b, n, m), k = problem.X.shape, problem.Y.shape[-1]
     half = limits._replace(tol=limits.tol / 2, enough=limits.enough / 2)
-    at, n_iter = _search_grouped(columns, _to_columns(start), repeated(step), _Limits(*map(repeated, half)))
-    n_iter = n_iter.unflatten(0, (-1, k)).amax(-1)
+    every = torch.arange(b * k, device=problem.X.device)
+    found = []
+    for some in every.split(max(1, effort.LARGEST // (n * max(n, m)))):
+        element, target = some // k, some % k
+        shared = pytree.tree_map(lambda t, index=element: t[index], alone._replace(X=alone.l2))
+        # A view, not a copy for each, where there is one element.
+        X = problem.X.expand(len(some), -1, -1) if b == 1 else problem.X[element]
+        column = shared._replace(X=X, Y=problem.Y.mT[element, target][..., None])
+        own = _Limits(*(t[element] for t in half))
+        at, steps = _search_grouped(column, start.mT[element, target][..., None], step[element], own)
+        found.append((at, steps))
+    n_iter = torch.cat([steps for _, steps in found]).view(b, k).amax(-1)
     if k == 1:
-        return at, n_iter
-    whole, polishing = polish(problem, point(problem, at.coef.unflatten(0, (-1, k))[..., 0].mT), step, limits.enough)
+        return pytree.tree_map(lambda *parts: torch.cat(parts), *(at for at, _ in found)), n_iter
+    coef = torch.cat([at.coef for at, _ in found]).view(b, k, -1).mT
+    whole, polishing = polish(problem, point(problem, coef), step, limits.enough)
     return whole, n_iter + polishing
-
-
-def _to_columns(A: Tensor) -> Tensor:
-    """(b, p, k) as (b·k, p, 1)."""
-    return A.mT.flatten(0, 1)[..., None]
 
 
 class _Fixed(NamedTuple):
@@ -155,6 +148,11 @@ def _search_grouped(problem: Problem, start: Tensor, step: Tensor, limits: _Limi
     at, n_iter = _start(problem, start, step, limits)
     if not ((at.gap > limits.tol) & (n_iter < limits.max_iter)).any():
         return at, n_iter
+    used = int((at.coef != 0).any(-1).sum(-1).amax())
+    if effort.of_smooth(problem, used, is_kronecker(problem)).newton == math.inf:
+        left = PER_ITERATION * int((limits.max_iter - n_iter).amax())
+        at, steps = to_the_end(problem, at, step, limits.tol, left)
+        return at, n_iter + -(-steps // PER_ITERATION)
     square = _square(problem)
     scale = _scale(square)
     share = (PER_ROOT * at.gap.sqrt()).clamp(LAST_SHARE, FIRST_SHARE)
@@ -168,16 +166,20 @@ def _start(problem: Problem, W: Tensor, step: Tensor, limits: _Limits) -> Polish
     at = point(problem, W)
     todo = at.gap > limits.tol
     if not todo.any():
+        # Beside targets out of reach of a constraint every W has a small gap: one step goes the right way.
+        at = better(point(problem, one_step(problem, W, step)), at)
         return Polished(at, torch.zeros_like(at.gap, dtype=torch.int64))
-    near = better(point(problem, descend(problem, W, step, FIRST_STEPS)), at)
-    at, n_iter = polish(problem, near, step, limits.enough)
-    return Polished(at, n_iter + todo.to(torch.int64))
+    far, steps = todo & (at.gap >= NEAR), 0
+    if far.any():
+        at, steps = descend(problem, at, step, limits.tol)
+    at, n_iter = polish(problem, at, step, limits.enough)
+    return Polished(at, n_iter + torch.where(far, -(-steps // PER_ITERATION), 0))
 
 
 def _advance(fixed: _Fixed, state: _State) -> _State:
     """Proximal steps until every element is done."""
     tol, _, max_iter = fixed.limits
-    while (live := (state.at.gap > tol) & (state.n_iter < max_iter)).any():
+    while (live := (state.at.gap > tol) & (state.n_iter < max_iter)).any() and not clock.is_over():
         if (some := few(live)) is not None:
             return put(state, some, _advance(pick(fixed, some), pick(state, some)))
         state = _proximal_step(fixed, state, live)

@@ -15,7 +15,8 @@ class Result(NamedTuple):
     ``system``, whose unknown at the solution is ``state``; ``degenerate`` and ``singular`` (b,); ``derivative_error``
     (b,), an estimate relative to the derivative, infinite where the support is not certain; ``n_iter`` (b,). ``lower``
     (b,) bounds the optimum from below where the problem is not convex; elsewhere the dual point does.
-    ``V`` (b, m, k) is that of the dual point, where it is at hand.
+    ``V`` (b, m, k) is that of the dual point, where it is at hand. ``empty`` (b,) is true where no feature takes part,
+    so that all derivatives are zero; None where that cannot be.
     """
 
     coef: Tensor
@@ -29,3 +30,4 @@ class Result(NamedTuple):
     n_iter: Tensor
     lower: Tensor | None = None
     V: Tensor | None = None
+    empty: Tensor | None = None

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..curvature import Curvature
 from ..features import Support
-from ..kernel import kernel, sandwiched
+from ..kernel import block_gram, kernel, sandwiched
 from ..linear import cholesky
 from ..problem import Problem, relative
+from . import clock
 from .dual_newton import backtrack
 
 
@@ -93,7 +94,7 @@ def minimise(proximal: Proximal, tol: Tensor, max_iter: int) -> Minimum:
         better = gap < best.gap
         best = Minimum(torch.where(better[:, None, None], at.W, best.W), torch.minimum(gap, best.gap), best.n_iter)
         live = (best.gap > tol) & (best.n_iter < max_iter)
-        if not live.any():
+        if not live.any() or clock.is_over():
             return best
         at = _search(proximal, at, Z, _newton(proximal, at, Z), live)
         best = best._replace(n_iter=best.n_iter + live.to(torch.int64))
@@ -117,11 +118,12 @@ def _newton(proximal: Proximal, at: _Dual, Z: Tensor) -> Tensor:
         K = kernel(small.X, bend, 1 / rho)
         q = _plus_identity(sandwiched(K, root), right).unflatten(1, g.shape[1:])
         return g - (K @ (root @ q).flatten(1, 2)).unflatten(1, g.shape[1:])[..., 0]
-    # G here is its transpose, (C/ρ)^½ Xᵀ L, (S·k, n·k).
-    G = torch.einsum("bip,bicd->bpcid", small.X, root).flatten(3, 4).flatten(1, 2)
+    # GᵀG = (C/ρ)^½ [Σᵢ xᵢxᵢᵀ ⊗ LᵢLᵢᵀ] (C/ρ)^½.
     rho = rho.expand(*rho.shape[:2], g.shape[-1]).flatten(1)[..., None]
-    G = bend.apply(G * rho.rsqrt(), 0.5)
-    q = _plus_identity(G @ G.mT, G @ right)
+    M = block_gram(small.X, root @ root.mT) * rho.rsqrt() * rho.rsqrt().mT
+    M = bend.apply(bend.apply(M, 0.5).mT, 0.5)
+    lifted = small.X.mT @ (root @ right.unflatten(1, g.shape[1:]))[..., 0]
+    q = _plus_identity((M + M.mT) / 2, bend.apply(lifted.flatten(1)[..., None] * rho.rsqrt(), 0.5))
     return g - small.scores((bend.apply(q, 0.5) * rho.rsqrt()).unflatten(1, (-1, g.shape[-1]))[..., 0])
 
 

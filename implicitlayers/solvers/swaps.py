@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..linear import factorise
+from . import clock
 from .quadratic import Quadratic
 
 # A swap must gain this share of the objective at zero; less is rounding.
@@ -43,7 +44,7 @@ def improve(quadratic: Quadratic, columns: Tensor, filled: Tensor) -> Chosen:
     threshold = IMPROVEMENT * quadratic.null
     kept = Chosen(columns.clone(), filled & False, torch.full_like(threshold, -torch.inf), torch.zeros_like(threshold))
     active = torch.arange(len(columns), device=columns.device)
-    while len(active):
+    while len(active) and not clock.is_over():
         part = quadratic if len(active) == len(threshold) else quadratic.at(active)
         swap = best_swap(part, columns, filled)
         # A swap that does not keep its promise is a tie, undone; a start with dependent features begins from nothing.

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..features import Support
 from ..penalties import L1, GroupL2, Partly, Penalty, SparseGroup
 from ..problem import Problem
-from . import proximal_point, reduced
+from . import clock, proximal_point, reduced
 from .batch import few, pick, put
-from .primal import Point, better, point
+from .primal import Point, better, point, start_of
 
 # The first set has at most so many features, every further one twice as many, and at least twice the support: what
 # leaves a set comes back for good in the end. A feature is nearly in use from this share of its strength on.
@@ -50,8 +50,7 @@ class _State(NamedTuple):
 
 def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor) -> tuple[Point, Tensor]:
     """A point whose gap is at most ``tol`` (b,) and the steps (b,) that led there, at most about ``max_iter`` (b,)."""
-    W = torch.zeros_like(problem.X[:, 0, :, None] * problem.Y[:, :1, :]) if start is None else start
-    at = point(problem, W)
+    at = point(problem, start_of(problem, start))
     found = _improve(problem, _State(at, at, torch.zeros_like(max_iter)), tol, max_iter, FIRST)
     return found.best, found.n_iter
 
@@ -59,7 +58,7 @@ def search(problem: Problem, start: Tensor | None, tol: Tensor, max_iter: Tensor
 def _improve(problem: Problem, state: _State, tol: Tensor, max_iter: Tensor, size: int) -> _State:
     """Rounds until every element is done; ``size`` is how many features the first set may have."""
     at, best, n_iter = state
-    while (live := (best.gap > tol) & (n_iter < max_iter)).any():
+    while (live := (best.gap > tol) & (n_iter < max_iter)).any() and not clock.is_over():
         if (some := few(live)) is not None:
             state = _State(at, best, n_iter)
             return put(state, some, _improve(*pick((problem, state, tol, max_iter), some), size))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..solution import Status
 from .example import Example
 from .named import Named
 from .objectives import OwnObjective, objective
@@ -115,7 +116,7 @@ class Subject:
             getattr(solution, "dual", None),
             getattr(solution, "gap", None),
             getattr(solution, "converged", None),
-            None if status is None else status != 0,
+            None if status is None else (status & ~int(Status.EMPTY)) != 0,
         )
 
     def batches(self, example: Example) -> bool:
