@@ -38,7 +38,7 @@ from .newton_system import DualSystem, Groups, PrimalSystem, primal_is_smaller, 
 BOUNDARY, CENTRE = 0.99, 0.1
 # The relative gap at which a search ends, if what is zero and what is not are this far apart; at which it ends anyway;
 # below which the later point is the better one; and the steps that do not lessen it, after which nothing will.
-PRECISION, APART, EXACT, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-18, 1e-15, 15
+PRECISION, APART, EXACT, ROUNDING, PATIENCE = 1e-11, 1e-3, 1e-18, 1e-15, 10
 # Features take part from this share of l1 on, and before a step has led them beyond the other.
 NEAR, ENTRANCE = 0.8, 0.95
 # The largest system; and the number of features in use for each sample up to which they are few.
