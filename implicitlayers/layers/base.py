@@ -151,7 +151,9 @@ class ArgminLayer(nn.Module):
         if isinstance(loss, Squared):
             means, data = intercept.centred(data)
             return intercept.from_means(self._solved(data, loss, init, X.dtype, warn_empty), means)
-        return intercept.split(self._solved(data, loss, init, X.dtype, warn_empty, augment=True))
+        means, data = intercept.centred_features(data)
+        init = None if init is None else intercept.centred_start(init, means)
+        return intercept.split(self._solved(data, loss, init, X.dtype, warn_empty, augment=True), means)
 
     def _solved(
         self,

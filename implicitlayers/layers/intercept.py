@@ -39,6 +39,24 @@ def centred(data: "Data") -> tuple[Means, "Data"]:
     return Means(x, y, finite), data._replace(X=_shown(X, finite), Y=_shown(Y, finite))
 
 
+def centred_features(data: "Data") -> tuple[Means, "Data"]:
+    """X less its weighted means, which changes no scores but for a constant that the intercept takes up.
+
+    Beside features far from zero a constant column is nearly one of them, and the intercept as good as undetermined.
+    """
+    finite = finite_elements(data.X, data.Y)
+    X, x = _centred(zeroed(data.X, finite), data.weight)
+    return Means(x, torch.zeros_like(data.Y[..., :1, :]), finite), data._replace(X=_shown(X, finite))
+
+
+def centred_start(init: Solution, means: Means) -> Solution:
+    """A solution as one of the problem whose features are centred: b + x̄W; what does not fit stays, for an error."""
+    if not isinstance(init, Solution) or init.intercept is None or init.coef.shape[-2] != means.X.shape[-1]:
+        return init
+    moved = means.X.detach() @ init.coef.detach().to(torch.float64)
+    return replace(init, intercept=init.intercept.detach() + moved[..., 0, :])
+
+
 def _centred(A: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """A (..., n, p) less its mean, and the mean (..., 1, p).
 
@@ -81,6 +99,7 @@ def augmented(problem: Problem) -> Problem:
     return problem._replace(X=X, penalty=Partly(problem.penalty, penalised.expand(*X.shape[:-2], -1)))
 
 
-def split(solution: Solution) -> Solution:
-    """The last row of the coefficients as the intercept."""
-    return replace(solution, coef=solution.coef[..., :-1, :], intercept=solution.coef[..., -1, :])
+def split(solution: Solution, means: Means) -> Solution:
+    """The last row of the coefficients as the intercept, of features that are not centred: b − x̄W."""
+    coef, last = solution.coef[..., :-1, :], solution.coef[..., -1:, :]
+    return from_means(replace(solution, coef=coef), means._replace(Y=zeroed(last.to(torch.float64), means.finite)))
