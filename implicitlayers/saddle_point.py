@@ -79,10 +79,10 @@ class SaddlePoint(NamedTuple):
         return at._replace(Lambda=Lambda, u=at.u + u)
 
     def scaled(self, scale: Tensor) -> "SaddlePoint":
-        """The system for features that are ``scale`` (...) times as long, which only changes the unit of t."""
+        """The system for features that are ``scale`` (...) > 0 times as long, which only changes the unit of t."""
         # ∇ℒ is that many times as long but for ∂ℒ/∂t, and c and u are the same.
-        inverse = self.inverse / torch.where(scale > 0, scale, 1.0)[..., None, None]
-        inverse[..., -1] *= torch.where(scale > 0, scale, 1.0)[..., None]
+        inverse = self.inverse / scale[..., None, None]
+        inverse[..., -1] *= scale[..., None]
         return self._replace(inverse=inverse)
 
     def attach(self, at: Saddle) -> Saddle:

@@ -273,7 +273,7 @@ def test_both_bounds_on_the_l1_max_of_the_multiclass_svm_meet(seed, n, m, k, mas
 def test_bounds_meet_whatever_the_shape(n, m, k):
     """Case 18, and more features, more classes, more samples than there are of all else; correlated, as pictures."""
     Y, mask = one_hot(labels(2, n, k=k), k), torch.ones(2, k, dtype=torch.bool)
-    X = (normal(2, n, m) + Y @ normal(2, k, m, seed=1)).relu()
+    X = (normal(2, n, m) + 3 * Y @ normal(2, k, m, seed=1)).relu()
     weight = torch.full((2, n), 1 / n, dtype=torch.float64)
     lower, upper = bounds(X, Y, weight, mask)
     assert (upper > 1e-3).all()
@@ -305,6 +305,7 @@ def test_samples_that_nothing_tells_apart_have_an_l1_max_of_zero(m):
     assert found(X).max() <= 1e-9
     X[:, 0] *= 1.01
     assert found(X).max() <= 1e-9
+    assert (grad(lambda X: found(X).sum())(X) == 0).all()
 
 
 @settings(max_examples=10, deadline=None)

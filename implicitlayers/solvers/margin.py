@@ -16,7 +16,7 @@ from ..implicit import is_differentiated, opaque, with_value
 from ..penalties import row_norm
 from ..saddle_point import Saddle, SaddlePoint, directions, saddle_point
 from . import primal_dual
-from .bounds import Bounds, Given
+from .bounds import ROUNDING, Bounds, Given
 
 # The relative distance of the bounds that is small enough; those at which Newton steps are tried, of which each is
 # this share of the one reached before.
@@ -60,13 +60,18 @@ def _solve(X: Tensor, Y: Tensor, weight: Tensor, class_mask: Tensor, order: int 
     mask = class_mask[:, None, :]
     given = Given(X, Y, weight, mask & (torch.where(mask, Y, torch.inf).amin(-1, keepdim=True) == Y))
     scale = given.longest(given.centre)
-    # In units in which the first upper bound is one; without any correlation l1_max is zero. What is not finite has
+    # In units in which the first upper bound is one. Where that is rounding l1_max is zero; what is not finite has
     # none, and its element is a zero to the others.
-    X = torch.where(scale.isfinite()[:, None, None], X, 0.0) / torch.where(scale > 0, scale, 1.0)[:, None, None]
+    size = (weight[..., None] * X.abs()).sum(-2).amax(-1)
+    real = scale.isfinite() & (scale > ROUNDING * size)
+    scale = torch.where(real, scale, 1.0)
+    X = torch.where(real[:, None, None], X, 0.0) / scale[:, None, None]
     given = given._replace(X=X)
     best = _minimise(given)
     if order > 0:
         best = _polished(given, best, LARGEST)
+    # Where l1_max is zero up to rounding it stays so, however the data move: no U proves anything.
+    best = best._replace(U=torch.where((best.upper > 10 * ROUNDING)[:, None, None], best.U, 0.0))
     # A sample of weight zero is at its worst class: the right one-sided derivative with respect to its weight.
     scores = torch.where(given.allowed, given.scores(best.U), -torch.inf)
     worst = torch.zeros_like(Y).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
@@ -84,7 +89,7 @@ def _minimise(given: Given) -> Bounds:
     pace, precision = primal_dual.Pace.of(given), torch.full_like(best.upper, FIRST)
     chosen = torch.zeros_like(best.U[..., 0], dtype=torch.bool)
     found = best._replace(U=torch.zeros_like(V))
-    while best.apart(PRECISION).any():
+    while (best.apart(PRECISION) & (pace.steps < primal_dual.LIMIT)).any():
         norm = row_norm(given.V(found.Lambda))
         new = (norm >= NEAR * norm.amax(-1, keepdim=True)) & ~chosen
         chosen = chosen | new

@@ -21,7 +21,7 @@ from .bounds import Bounds, Given
 T = TypeVar("T")
 
 # Steps between two looks at the bounds, and in all.
-STEPS, LIMIT = 16, 50_000
+STEPS, LIMIT = 16, 20_000
 # A run ends when it has come so near; or so near, and no nearer since the last look.
 NEAR, NEARER = 0.2, 0.8
 # The first ω, which balances the ways that Λ and U go.
