@@ -80,10 +80,10 @@ def numbers(case, fit_intercept, forward=contextlib.nullcontext, backward=contex
     return W.detach(), *(g.detach() for g in first), *second
 
 
-def assert_equal(given, expected):
+def assert_equal(given, expected, name=""):
     assert len(given) == len(expected)
     for a, b in zip(given, expected, strict=True):
-        assert torch.equal(a, b)
+        assert torch.equal(a, b), name
 
 
 @variants
@@ -92,7 +92,7 @@ def test_numbers_do_not_depend_on_what_is_set(case, fit_intercept):
     """Autocast left the second derivatives of small problems off by 3.6 % (case 16)."""
     expected = numbers(case, fit_intercept)
     for name, setting in SETTINGS.items():
-        assert_equal(numbers(case, fit_intercept, setting, setting), expected), name
+        assert_equal(numbers(case, fit_intercept, setting, setting), expected, name)
 
 
 @pytest.mark.usefixtures("large")

@@ -17,16 +17,14 @@ DERIVATIVES = {
     "grad": grad,
     "jvp": lambda f: lambda p: jvp(f, (p,), (torch.ones_like(p),))[1],
 }
-NESTED = list(itertools.product(["jacrev", "jacfwd"], repeat=2)) + [("jvp", "grad")]
+NESTED = [*itertools.product(["jacrev", "jacfwd"], repeat=2), ("jvp", "grad")]
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
 def lines(case, fit_intercept, size=2):
     """Per element of a batch, a number p ↦ a linear function of the solution at arguments moved by p."""
     arguments = case.arguments(size)
-    directions = {
-        name: normal(*a.shape, seed=i) * a.abs().mean() / 4 for i, (name, a) in enumerate(arguments.items())
-    }
+    directions = {name: normal(*a.shape, seed=i) * a.abs().mean() / 4 for i, (name, a) in enumerate(arguments.items())}
     fixed = {name: a for name, a in arguments.items() if name not in case.moving}
     moving = {name: (arguments[name], directions[name]) for name in case.moving}
     C = normal(case.m + 1, 1 if case.make is il.BinarySVM else case.k, seed=9)
