@@ -34,7 +34,7 @@ class SparseLayer(ArgminLayer):
             Y: targets as in ``solve``.
             arguments: ``sample_weight`` and ``class_mask`` as in ``solve``.
         """
-        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64, device=X.device))
+        data = self._data(X, Y, **arguments, l1=torch.ones((), dtype=torch.float64, device="cpu"))
         finite = finite_elements(data.X, data.Y)
         with ambient.threads(self.options.threads_for(X)):
             return torch.where(finite, self._l1_max(_clean(data, finite)), torch.nan).to(X.dtype)

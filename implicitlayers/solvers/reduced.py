@@ -76,7 +76,7 @@ class _Quadratic(NamedTuple):
 
     def least(self, enough: Tensor) -> Tensor:
         """The gap at which Newton's method ends, (b,): that of rounding, which with a ridge is its square."""
-        return torch.maximum(enough, torch.where(self.l2 > 0, ROUNDING**2, ROUNDING))
+        return torch.maximum(enough, torch.where(self.l2 > 0, ROUNDING**2, torch.full_like(self.l2, ROUNDING)))
 
     def step(self) -> Tensor:
         """1/L, (b,), with L about the largest eigenvalue of G + l2·I, rather above."""
