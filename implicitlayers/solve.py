@@ -146,14 +146,7 @@ def _solve_opaquely(
     features = clean.X[..., :-1] if isinstance(clean.penalty, Partly) else clean.X
     measurable = finite & ~underflows(features, clean.Y, clean.l2)
     relative_gap = torch.where(measurable, relative(gap, null), torch.nan)
-    status = (
-        int(Status.NOT_FINITE) * ~finite
-        + int(Status.ITERATION_LIMIT) * (finite & ~(relative_gap <= tol))
-        + int(Status.DEGENERATE) * (finite & result.degenerate)
-        + int(Status.SINGULAR) * (finite & result.singular)
-    )
-    if result.empty is not None:
-        status = status + int(Status.EMPTY) * (finite & result.empty)
+    status = _status(finite, relative_gap <= tol, result)
     report_failures(status, options.on_fail, options.name)
     if learning:
         # Targets that an intercept alone explains leave rounding behind, in which there is nothing to learn.
@@ -178,6 +171,20 @@ def _solve_opaquely(
         system=result.system,
         state=result.state,
     )
+
+
+def _status(finite: Tensor, reached: Tensor, result: Result) -> Tensor:
+    """The flags of each element, (b,); where it is not finite there is nothing else to say."""
+    flags = {
+        Status.ITERATION_LIMIT: ~reached,
+        Status.DEGENERATE: result.degenerate,
+        Status.SINGULAR: result.singular,
+        Status.EMPTY: torch.zeros_like(finite) if result.empty is None else result.empty,
+    }
+    status = int(Status.NOT_FINITE) * ~finite
+    for flag, here in flags.items():
+        status = status + int(flag) * (finite & here)
+    return status
 
 
 def _one_for_none(problem: Problem) -> Problem:

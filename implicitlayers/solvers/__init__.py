@@ -5,13 +5,15 @@
 | ``primal`` | squared loss, no penalty | one factorisation m×m |
 | ``dual`` | squared loss, no penalty | one factorisation n×n |
 | ``subset`` | at most so many features | a ridge per guess, a bound per branch |
-| ``dual_newton`` | the hinge | a few factorisations n×n for each class, and as many products with X |
+| ``dual_newton`` | the hinge | a few factorisations n×n for each class, and products with X |
 | ``working_set`` | smooth loss, a penalty that selects | systems on few features, and one product with X a round |
 | ``proximal_point`` | smooth loss, any penalty | systems on all features not zero, and products with X |
 
-Where few features are in use ``dual_newton`` hands over to an interior point (`interior`), with systems of n(k − 1) or
-S(k − 1) unknowns, whichever are fewer. The last two solve least squares on few features in their Gram matrix
-(`reduced`).
+What an algorithm will cost is estimated beforehand (`effort`), and what costs least is tried first. With many samples
+``dual_newton`` takes gradient steps on the dual (`accelerated`) as long as these promise to end sooner; where few
+features are in use it hands over to an interior point (`interior`), with systems of n(k − 1) or S(k − 1) unknowns,
+whichever are fewer. The last two solve least squares on few features in their Gram matrix (`reduced`), targets that
+share nothing one by one, and by gradient steps alone (`gradient`) what would need too large systems.
 
 `candidates` names those that solve a problem, the one that suits its shape first: that one is taken unless a layer's
 ``solver`` is another.
