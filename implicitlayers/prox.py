@@ -30,6 +30,9 @@ def project_simplex(v: Tensor, total: Tensor, allowed: Tensor, dim: int = -1) ->
     The projection is ``max(0, v − t)``, and t = max_r (sum of the r largest entries − total)/r
     (Held, Wolfe and Crowder, 1974).
     """
+    if not v.shape[dim]:
+        # Nothing is in use where everything is NaN: that is for the status to say.
+        return v
     v = torch.where(allowed, v, -torch.inf)
     # A constant changes nothing; beside the largest entry, entries and total are of one size, and none is rounded away.
     v = v - v.detach().amax(dim, keepdim=True)
