@@ -27,7 +27,7 @@ class SparseLayer(ArgminLayer):
 
         NaN for an element with NaN or infinities in X or Y, without derivatives.
 
-        Of a hinge it depends on the smoothing, and jumps where that becomes zero: smoothed, the hinge has one dual point
+        Of a hinge it depends on the smoothing, and jumps where that becomes zero: smoothed, it has one dual point
         at W = 0 instead of many. Its derivatives without smoothing are those of `solvers.margin.hinge_l1_max`.
 
         Of a `GroupLasso` with groups of weight 0, the smallest at which the others are zero; that depends on l2.
