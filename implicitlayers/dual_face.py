@@ -132,7 +132,9 @@ def edge_gram(
     """
     sample, direction = edges
     (b, e), (n, m) = sample.shape, X.shape[-2:]
-    M = _rows_and_columns(gram(X, alpha, dtype), sample) * (direction @ direction.mT)
+    # Edge by edge, or sample by sample, whichever are fewer.
+    inner = gram(_rows(X, sample), alpha, dtype) if e < n else _rows_and_columns(gram(X, alpha, dtype), sample)
+    M = inner * (direction @ direction.mT)
     bent, narrow, q = torch.zeros(b, e, e, dtype=dtype, device=X.device), direction.to(dtype), q.to(dtype)
     together = max(1, limit // max(1, e * m))
     width = max(1, limit // max(1, e * together))
@@ -163,8 +165,12 @@ def bends(problem: Problem, V: Tensor) -> tuple[Tensor, Tensor]:
     return across[..., 0], bend.unit * (along - across).clamp_min(0).sqrt()
 
 
+def _rows(A: Tensor, index: Tensor) -> Tensor:
+    return A.gather(-2, index[..., None].expand(*index.shape, A.shape[-1]))
+
+
 def _rows_and_columns(M: Tensor, index: Tensor) -> Tensor:
-    rows = M.gather(-2, index[..., None].expand(*index.shape, M.shape[-1]))
+    rows = _rows(M, index)
     return rows.gather(-1, index[..., None, :].expand(*index.shape, index.shape[-1]))
 
 

@@ -249,7 +249,7 @@ def test_derivatives_are_zero_where_w_is():
     X, y = normal(3, 25, 40, seed=3), labels(3, 25, k=4, seed=3)
     solution = solve_alone(il.MulticlassSVM(1e-2, il.Relative(1.05)), X, y)
     assert (solution.coef == 0).all()
-    assert (solution.status == 0).all()
+    assert (solution.status == il.Status.EMPTY).all()
     assert (solution.derivative_error == 0).all()
 
 
