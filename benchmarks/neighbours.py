@@ -1,11 +1,8 @@
-"""What a solve costs beside busy neighbours: the same solves with none, and with two processes that compute.
+"""Solves beside two busy processes: python benchmarks/neighbours.py writes benchmarks/results/neighbours.{json,md}.
 
-    python -m benchmarks.neighbours
-
-Every problem is solved with the library's own choice of threads and with as many as torch uses, alone and beside two
-processes that multiply matrices on one thread each, as data loaders would. Blocks of repetitions with and without the
-neighbours alternate; medians of wall time are compared with those alone on one thread. Results go to
-``benchmarks/results/neighbours.{json,md}``.
+For each problem the forward and backward pass of a layer, on one thread, on two, and on as many as the layer chooses,
+in turn; first alone, then beside two processes that compute without end. Medians. ``--rounds`` and ``--seconds`` bound
+the time: a problem ends after so many rounds, or with the first round after so many seconds.
 """
 
 import argparse
@@ -15,126 +12,147 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.progress import track
+from torch import Tensor
 
 import implicitlayers as il
 
 RESULTS = Path(__file__).parent / "results"
-NEIGHBOURS, BLOCKS, REPETITIONS = 2, 5, 7
-COMMAND = "python -m benchmarks.neighbours"
+CHOICES = {"one thread": 1, "two threads": 2, "the layer's choice": None}
+# What is measured first: neighbours end by themselves, should this process be killed.
+LONGEST = 1800
 
 
-def busy(stop: "multiprocessing.synchronize.Event", seconds: float) -> None:
-    """Multiplies matrices until it is told to stop, and no longer than some seconds."""
+def machine(b: int, n: int, m: int, k: int) -> tuple[Tensor, Tensor, Callable[..., Any]]:
+    X, y = torch.randn(b, n, m).relu() / m**0.5, (torch.arange(n) % k).expand(b, n)
+    # A fifth of what leaves nothing: V at W = 0, where all margins tie.
+    V = X.mT @ (1.25 * torch.nn.functional.one_hot(y, k) - 0.25).float() / n
+    l1 = 0.2 * float(V.norm(dim=-1).max())
+    return X, y, lambda threads: il.MulticlassSVM(0.01, l1, n_classes=k, threads=threads)
+
+
+def lasso(b: int, n: int, m: int, k: int) -> tuple[Tensor, Tensor, Callable[..., Any]]:
+    X = torch.randn(b, n, m)
+    Y = X[..., :5].sum(-1, keepdim=True) + torch.randn(b, n, k)
+    return X, Y, lambda threads: il.Lasso(il.Relative(0.2), threads=threads)
+
+
+def ridge(b: int, n: int, m: int, k: int) -> tuple[Tensor, Tensor, Callable[..., Any]]:
+    return torch.randn(b, n, m), torch.randn(b, n, k), lambda threads: il.Ridge(0.1, threads=threads)
+
+
+def logistic(b: int, n: int, m: int, k: int) -> tuple[Tensor, Tensor, Callable[..., Any]]:
+    X, y = torch.randn(b, n, m), (torch.arange(n) % k).expand(b, n)
+    return X, y, lambda threads: il.LogisticRegression(l1=0.01, l2=0.01, n_classes=k, threads=threads)
+
+
+# Batch, samples, features, classes or targets.
+PROBLEMS = [
+    (machine, (8, 25, 640, 5)),
+    (machine, (8, 75, 1600, 5)),
+    (machine, (8, 75, 6400, 5)),
+    (lasso, (1, 100, 1000, 1)),
+    (lasso, (1, 200, 4000, 1)),
+    (lasso, (1, 500, 20_000, 1)),
+    (ridge, (8, 25, 640, 5)),
+    (ridge, (1, 1000, 1000, 5)),
+    (ridge, (1, 1000, 4000, 5)),
+    (logistic, (8, 25, 640, 5)),
+    (logistic, (1, 300, 3000, 3)),
+    (logistic, (1, 300, 10_000, 3)),
+]
+
+
+def busy() -> None:
+    """Compute without end, as a loader of data does."""
     torch.set_num_threads(1)
-    A, end = torch.randn(300, 300), time.monotonic() + seconds
-    while not stop.is_set() and time.monotonic() < end:
-        A = (A @ A).clamp(-1, 1)
+    X, end = torch.randn(200, 200), time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        X = (X @ X).tanh()
 
 
-def problems() -> dict[str, tuple[Callable[[int | None], il.layers.base.ArgminLayer], torch.Tensor, torch.Tensor]]:
-    """By name: a layer for a number of threads, its features and its targets."""
-    generator = torch.Generator().manual_seed(0)
-
-    def features(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    def classes(b: int, n: int, k: int) -> torch.Tensor:
-        return torch.arange(n).remainder(k).expand(b, n)
-
-    return {
-        "8 SVMs, 25 × 640, 5 classes": (
-            lambda t: il.MulticlassSVM(0.01, 0.01, threads=t),
-            features(8, 25, 640),
-            classes(8, 25, 5),
-        ),
-        "8 SVMs, 75 × 640, 5 classes": (
-            lambda t: il.MulticlassSVM(0.01, 0.01, threads=t),
-            features(8, 75, 640),
-            classes(8, 75, 5),
-        ),
-        "Lasso, 100 × 1,000": (lambda t: il.Lasso(0.1, threads=t), features(100, 1000), features(100, 1)),
-        "32 ridges, 50 × 200": (lambda t: il.Ridge(0.1, threads=t), features(32, 50, 200), features(32, 50, 5)),
-        "logistic, 200 × 100, 5 classes": (
-            lambda t: il.LogisticRegression(l1=0.02, threads=t),
-            features(200, 100),
-            classes(1, 200, 5)[0],
-        ),
-        "Lasso, 500 × 20,000": (lambda t: il.Lasso(0.2, threads=t), features(500, 20000), features(500, 1)),
-    }
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    processes = [multiprocessing.get_context("spawn").Process(target=busy, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        # Until they have imported torch.
+        time.sleep(5 if processes else 0)
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
-def milliseconds(layer: il.layers.base.ArgminLayer, X: torch.Tensor, Y: torch.Tensor) -> list[float]:
-    """Wall times of some solves."""
-    times = []
-    for _ in range(REPETITIONS):
-        start = time.perf_counter()
-        layer.solve(X, Y)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+def measured(make: Callable[..., Any], X: Tensor, Y: Tensor, rounds: int, seconds: float) -> dict[str, float]:
+    """Median milliseconds by choice, one choice after the other in each round."""
+    X, times = X.clone().requires_grad_(), {name: [] for name in CHOICES}
+    start = time.monotonic()
+    for turn in range(rounds + 1):
+        for name, threads in CHOICES.items():
+            begin = time.perf_counter()
+            make(threads)(X, Y).square().sum().backward()
+            # The first is to warm up.
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+        if turn and time.monotonic() - start > seconds:
+            break
+    return {name: round(1e3 * statistics.median(values), 2) for name, values in times.items()}
 
 
-def measure(seconds: float) -> list[dict[str, object]]:
-    """Rows: problem, threads, medians alone and beside neighbours."""
-    context, cases, all_threads = multiprocessing.get_context("spawn"), problems(), torch.get_num_threads()
-    options: dict[str, int | None] = {"library's choice": None, f"all {all_threads}": all_threads, "one": 1}
-    layers = {(name, kind): cases[name][0](count) for name in cases for kind, count in options.items()}
-    times: dict[tuple[str, str, bool], list[float]] = {}
-    for name, kind in layers:
-        layers[name, kind].solve(*cases[name][1:])
-    for block in track(range(2 * BLOCKS), "blocks"):
-        beside, stop = bool(block % 2), context.Event()
-        others = [context.Process(target=busy, args=(stop, seconds)) for _ in range(NEIGHBOURS * beside)]
-        for other in others:
-            other.start()
-        # They import torch first.
-        time.sleep(4.0 * beside)
-        for name, kind in layers:
-            times.setdefault((name, kind, beside), []).extend(milliseconds(layers[name, kind], *cases[name][1:]))
-        stop.set()
-        for other in others:
-            other.join()
-    rows = []
-    for name, kind in layers:
-        alone, besides = (statistics.median(times[name, kind, beside]) for beside in (False, True))
-        one = statistics.median(times[name, "one", False])
-        rows.append({"problem": name, "threads": kind, "alone_ms": alone, "beside_ms": besides, "ratio": besides / one})
-    return rows
-
-
-def table(rows: list[dict[str, object]]) -> str:
-    """Markdown."""
+def table(rows: list[dict[str, Any]]) -> str:
+    names = [f"{name}, {place}" for place in ("alone", "beside two") for name in CHOICES]
     lines = [
-        "# Beside busy neighbours",
+        "# Beside two busy processes",
         "",
-        f"`{COMMAND}`: wall time of a solve, medians of {BLOCKS * REPETITIONS} in {BLOCKS} blocks, alone and beside"
-        f" {NEIGHBOURS} processes that compute, on {os.cpu_count()} cores ({platform.machine()}, torch"
-        f" {torch.__version__}). The ratio is to the same solve alone on one thread.",
+        "Milliseconds for a forward and a backward pass, float32 features, medians; `python benchmarks/neighbours.py`.",
+        "Sizes are batch × samples × features × classes or targets. The last column is the layer's choice beside two",
+        "busy processes in units of one thread alone.",
         "",
-        "| problem | threads | alone, ms | beside two, ms | ratio |",
-        "| --- | --- | --- | --- | --- |",
+        "| problem | entries of X | " + " | ".join(names) + " | share |",
+        "|---|" + "---:|" * (len(names) + 2),
     ]
     for row in rows:
+        values = [row[place][name] for place in ("alone", "beside two") for name in CHOICES]
+        share = row["beside two"]["the layer's choice"] / row["alone"]["one thread"]
+        size = " × ".join(str(s) for s in row["size"])
         lines.append(
-            f"| {row['problem']} | {row['threads']} | {row['alone_ms']:.1f} | {row['beside_ms']:.1f} |"
-            f" {row['ratio']:.2f} |"
+            f"| {row['problem']} {size} | {row['entries']:,} | "
+            + " | ".join(f"{v:g}" for v in values)
+            + f" | {share:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure, and write both files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300.0, help="after which a neighbour ends by itself")
-    rows = measure(parser.parse_args().seconds)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "neighbours.json").write_text(json.dumps({"command": COMMAND, "rows": rows}, indent=1) + "\n")
-    (RESULTS / "neighbours.md").write_text(table(rows))
-    print(table(rows))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--only", help="problems whose name contains this")
+    parser.add_argument("--to", type=Path, default=RESULTS / "neighbours", help="path without suffix")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    chosen = [(f, size) for f, size in PROBLEMS if not options.only or options.only in f.__name__]
+    rows: list[dict[str, Any]] = []
+    for make_problem, size in chosen:
+        rows.append({"problem": make_problem.__name__, "size": size, "entries": size[0] * size[1] * size[2]})
+    for place, count in {"alone": 0, "beside two": 2}.items():
+        with neighbours(count):
+            for row, (make_problem, size) in zip(rows, chosen, strict=True):
+                torch.manual_seed(0)
+                X, Y, make = make_problem(*size)
+                row[place] = measured(make, X, Y, options.rounds, options.seconds)
+                print(place, row["problem"], size, row[place], flush=True)
+    about = {"torch": torch.__version__, "processors": os.cpu_count(), "machine": platform.machine()}
+    options.to.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    options.to.with_suffix(".md").write_text(table(rows))
 
 
 if __name__ == "__main__":

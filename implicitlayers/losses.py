@@ -302,10 +302,10 @@ class Huber(NamedTuple):
         return torch.where(residual.abs() <= delta, Y + residual, Z0 - (Theta + delta * residual.sign()) / tau)
 
     def balanced(self, Theta: Tensor, Y: Tensor, weight: Tensor) -> Tensor:
-        """Θ less its weighted mean, scaled back to ±δ."""
+        """Θ less its weighted mean, scaled back to ±δ, target by target: none loses by what another exceeds."""
         Theta = Theta - _mean(Theta, weight)
-        largest = Theta.abs().amax((-2, -1))
-        return Theta * (self.delta / torch.maximum(largest, self.delta))[..., None, None]
+        largest, delta = Theta.abs().amax(-2, keepdim=True), self.delta[..., None, None]
+        return Theta * (delta / torch.maximum(largest, delta))
 
 
 def _balanced_constant(delta: Tensor, Y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -243,6 +243,7 @@ def searched(
     """What ``search`` finds, certified and ready to be differentiated."""
     limits = torch.full_like(problem.l2, tol), torch.full_like(problem.l2, max_iter, dtype=torch.int64)
     at, n_iter = search(problem, start, *limits)
+    at = _or_zero(problem, at)
     result = _result(problem, at, n_iter, differentiated)
     # What is computed in a Gram matrix is as exact as its condition allows, which is the square of that of X.
     blurred = (result.derivative_error > BLURRED) & (at.gap > ROUNDING) & (at.gap <= tol)
@@ -250,6 +251,20 @@ def searched(
         at = polish(problem, at, step_length(problem), torch.where(blurred, 0.0, torch.inf)).at
         result = _result(problem, at, n_iter, differentiated)
     return result
+
+
+def _or_zero(problem: Problem, at: Point) -> Point:
+    """The point, or W = 0 with the best intercept where that has the smaller gap.
+
+    At the l1 that leaves nothing a search may end within its tolerance of zero, and Newton's method, where the best
+    intercept is not unique, at no better point.
+    """
+    null = problem.null_objective()
+    gained = null - problem.objective(at.coef, problem.sparse_scores(at.coef))
+    if not ((gained <= at.gap * null) & (at.gap > ROUNDING) & at.coef.flatten(1).any(-1)).any():
+        return at
+    best = problem.loss.best_constant(problem.Y, problem.weight)
+    return better(at, point(problem, torch.where(problem.intercept, best, torch.zeros_like(at.coef))))
 
 
 def _result(problem: Problem, at: Point, n_iter: Tensor, differentiated: bool) -> Result:
