@@ -39,7 +39,9 @@ class Support(NamedTuple):
     def take(self, X: Tensor) -> Tensor:
         """Gather the columns of X (..., n, m) to (..., n, S), zero (or false) in the padding."""
         index = self.columns[..., None, :].expand(*X.shape[:-1], self.columns.shape[-1])
-        taken = X.gather(-1, index)
+        # What is taken lies in memory as X does, and so does its gradient.
+        by_columns = X.stride(-2) < X.stride(-1)
+        taken = X.mT.gather(-2, index.mT).mT if by_columns else X.gather(-1, index)
         # In place, and where there is padding: a second matrix of this size would cost more than the first.
         padded = self._padded()
         taken[..., padded].masked_fill_(~self.real[..., None, padded], 0)

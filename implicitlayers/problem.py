@@ -20,6 +20,8 @@ from .products import product, transposed_product
 
 # A P(0) below this share of what it is a difference of is rounding; it is of second order in the scores.
 VANISHING = 1e-24
+# P(0) is no scale of an optimum that is this many times as large.
+FAR_MORE = 100
 # Columns are gathered where they are at most one in so many.
 FEW = 4
 
@@ -77,7 +79,7 @@ class Problem(NamedTuple):
         """P(0), with the best intercept where there is one: the scale of every relative gap, (...).
 
         Where that intercept leaves nothing but rounding it is P(0) without an intercept; and where W = 0 is not allowed
-        it is no less than P at the best corner of the simplex, since P(0) may be below the optimum.
+        it is P at the best corner of the simplex, if P(0) is so small beside that as to say nothing of the optimum.
         """
         scores = torch.zeros_like(self.Y)
         null = self._data(scores)
@@ -88,12 +90,12 @@ class Problem(NamedTuple):
         return null
 
     def _simplex_scale(self, simplex: ColumnSimplex, null: Tensor) -> Tensor:
-        """P(0), or P where every column is at its best corner if that is more; P at the centre if both vanish."""
+        """P(0), or P where every column is at its best corner if that is far more; P at the centre if both vanish."""
         V = self.correlation(self.Y)
         square = transposed_product(self.X.square(), self.weight[..., None])[..., 0]
         best = null + simplex.corners(square + self.l2[..., None], V).amin(-2).sum(-1)
         centre = simplex.prox(torch.zeros_like(V), torch.ones_like(self.l2))
-        return _unless_vanishing(torch.maximum(null, best), self.objective(centre))
+        return _unless_vanishing(torch.where(best > FAR_MORE * null, best, null), self.objective(centre))
 
     def _data(self, scores: Tensor) -> Tensor:
         """The weighted mean loss, (...)."""

@@ -151,7 +151,7 @@ def _solve_opaquely(
     if learning:
         # Targets that an intercept alone explains leave rounding behind, in which there is nothing to learn.
         squares = (clean.weight[..., None] * clean.Y.square()).sum((-2, -1))
-        report_empty(status, null > ROUNDED * squares, options.on_fail, options.name)
+        report_empty(status, objective > ROUNDED * squares, options.on_fail, options.name)
     theta = result.theta
     if not finite.all():
         shown = finite[:, None, None]

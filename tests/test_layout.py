@@ -107,7 +107,7 @@ LAYERS = {
     "sparse ridge": il.SparseRidge(0.1, 2),
     "non-negative": il.NonNegativeRegression(0.05),
     "box": il.BoxRegression(-0.3, 0.2, 0.1),
-    "simplex": il.SimplexRegression(),
+    "simplex": il.SimplexRegression(l2=0.1),
     "huber": il.HuberRegression(0.05, fit_intercept=True),
     "logistic": il.LogisticRegression(0.05, 0.1),
     "logistic, intercept": il.LogisticRegression(0.05, 0.1, fit_intercept=True),
@@ -127,7 +127,7 @@ def solved(layer, X, whole):
         solution = layer.solve(X, Y)
         gradient = torch.autograd.grad(solution.coef.square().sum(), X)[0]
     assert solution.converged.all()
-    return solution.coef, gradient
+    return solution, gradient
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
@@ -137,10 +137,13 @@ def test_every_layout_has_the_same_solution(layer, layout, shape, whole, seed):
     """Float32 where X stays as it is and is converted in parts, float64 where it does not."""
     dtype, tol = (torch.float64, 1e-7) if whole else (torch.float32, 1e-3)
     X = normal(2, *shape, seed=seed, dtype=dtype)
-    W, to_X = solved(layer, X, 2**20 if whole else 0)
+    expected, to_X = solved(layer, X, 2**20 if whole else 0)
     found, gradient = solved(layer, LAYOUTS[layout](X), 2**20 if whole else 0)
-    assert relative_error(found, W) <= tol
-    assert relative_error(gradient, to_X) <= 10 * tol
+    assert relative_error(found.coef, expected.coef) <= tol
+    # A tie is one or none according to rounding, and says so.
+    certain = (found.derivative_error < 1) & (expected.derivative_error < 1)
+    if certain.any():
+        assert relative_error(gradient[certain], to_X[certain]) <= 10 * tol
 
 
 # Cost

@@ -21,6 +21,8 @@ from .result import Result
 EXACT, WORTH_A_STEP, LARGEST_IDLE = 1e-9, 10**4, 2**23
 # Edges of a face up to which its system is made to tell ties from zeros that have not quite got there.
 LARGEST_SYSTEM = 2500
+# The share of P(0) that a W has to gain to be told from zero.
+GAIN = 1e-14
 # The gap at which a tie is one.
 DECIDED = 1e-13
 
@@ -37,7 +39,7 @@ def solve(
     if isinstance(part, QuadraticPart) and not begin.few.any() and begin.effort.newton < torch.inf:
         at = _at_once(part, begin.Lambda)
         if ((relative(at.gap, part.null) <= tol) & ~at.degenerate & ~at.face.singular).all():
-            return _result(at, torch.ones_like(part.scale, dtype=torch.int64), tol)
+            return _result(at, torch.ones_like(part.scale, dtype=torch.int64))
         nearer = (at.gap < part.null)[:, None, None]
         begin = begin._replace(Lambda=torch.where(nearer, at.Lambda, begin.Lambda))
     limit = torch.full_like(part.scale, max_iter, dtype=torch.int64)
@@ -47,7 +49,7 @@ def solve(
         ended = _without_system(part, begin.effort, found.point, tol, limit)
         if ended is not None:
             return ended
-    return _result(*_decided(part, begin, found, tol, limit), tol)
+    return _result(*_decided(part, begin, found, tol, limit))
 
 
 def _decided(
@@ -71,9 +73,9 @@ def _decided(
     return at, n_iter
 
 
-def _result(at: CertifiedPoint, n_iter: Tensor, tol: float) -> Result:
+def _result(at: CertifiedPoint, n_iter: Tensor) -> Result:
     return Result(
-        coef=_no_worse_than_zero(at, tol),
+        coef=_no_worse_than_zero(at),
         theta=at.theta,
         features=at.local.features,
         system=at.face,
@@ -97,12 +99,17 @@ def _at_once(part: QuadraticPart, Lambda: Tensor) -> CertifiedPoint:
     return polished(at)
 
 
-def _no_worse_than_zero(at: CertifiedPoint, tol: float) -> Tensor:
-    """W (b, m, k), zero where that is lower: the gap to the same dual point is then smaller, too."""
+def _no_worse_than_zero(at: CertifiedPoint) -> Tensor:
+    """W (b, m, k), zero where that is lower, but for rounding: the gap to the same dual point is then no larger.
+
+    At the l1 that leaves nothing an interior point ends near zero, not at it.
+    """
     coef, null = at.local.coef(at.V), at.part.null
-    if (relative(at.gap, null) <= tol).all():
+    rough = relative(at.gap, null) > ROUNDING
+    if not rough.any():
         return coef
-    return torch.where((at.part.problem.objective(coef) <= null)[:, None, None], coef, 0.0)
+    lower = at.part.problem.objective(coef) < (1 - GAIN) * null
+    return torch.where((rough & ~lower)[:, None, None], 0.0, coef)
 
 
 def _is_dear(part: ConjugatePart, Lambda: Tensor) -> bool:
@@ -126,7 +133,7 @@ def _without_system(part: ConjugatePart, work: Effort, found: DualPoint, tol: fl
         return None
     no = torch.zeros_like(at.gap, dtype=torch.bool)
     nothing = AllFeatures(), NoSystem(), torch.zeros_like(at.gap)
-    coef, unknown = _no_worse_than_zero(at, tol), torch.full_like(at.gap, torch.inf)
+    coef, unknown = _no_worse_than_zero(at), torch.full_like(at.gap, torch.inf)
     return Result(coef, at.theta, *nothing, no, no, unknown, found.n_iter, V=at.V, empty=~at.local.moves())
 
 
