@@ -160,6 +160,7 @@ def test_systems_that_are_too_large_leave_gradients(monkeypatch, kind):
 def test_targets_that_share_nothing_are_solved_one_by_one(layer, monkeypatch):
     """All together and each alone; and however many at a time."""
     X, Y = normal(2, 15, 8, seed=1), normal(2, 15, 4, seed=2)
+    monkeypatch.setattr(proximal_point, "TOGETHER", 0)
     layer.solver, layer.tol = "proximal_point", 1e-12
     together = layer.solve(X, Y)
     monkeypatch.setattr(effort, "LARGEST", 15 * 15 * 3)

@@ -25,6 +25,8 @@ from .conjugate_part import conjugate_part
 from .gradient import PER_ITERATION, descend, one_step, to_the_end
 from .primal import Point, Polished, better, is_kronecker, point, polish, start_of, step_length
 
+# Targets that share nothing are solved together where that makes systems of at most so many unknowns.
+TOGETHER = 300
 # A start of a smaller gap than this has about the right support: Newton's method on it needs none.
 NEAR = 1e-6
 # σ is a share of the mean squared norm of a sample, τ the share itself. It starts at this multiple of the root of the
@@ -89,7 +91,9 @@ def _search(problem: Problem, start: Tensor, limits: _Limits) -> tuple[Point, Te
     """The same without the Gram matrix of all features."""
     step = step_length(problem)
     by_target = problem.penalty.by_target() if problem.smooth_loss.splits() else None
-    if by_target is not None and (problem.Y.shape[-1] > 1 or isinstance(problem.penalty, L1)):
+    (n, m), k = problem.X.shape[-2:], problem.Y.shape[-1]
+    kronecker = isinstance(problem.loss, Squared) and isinstance(problem.penalty, L1)
+    if by_target is not None and (kronecker or (k > 1 and k * min(n, m) > TOGETHER)):
         return _search_by_target(problem._replace(penalty=by_target), problem, start, step, limits)
     return _search_grouped(problem, start, step, limits)
 
