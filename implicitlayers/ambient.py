@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Entries of X, over the batch, up to which a solve takes one thread. Eight machines of 25 × 640 (2**17 entries) take as
-# long on one thread as on two while the processor is idle; beside two busy processes they took 97 ms on one, and 3,400 ms
+# long on one thread as on two while the processor is idle; beside two busy processes they took 97 ms on one, 3,400 ms
 # on two, which wait for each other at every operation. With 2**20 entries that is still a factor of ten and more, while
 # a pass over X takes a millisecond on one thread; `benchmarks/neighbours.py` measures both.
 SMALL = 2**20
