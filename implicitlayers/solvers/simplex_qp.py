@@ -22,7 +22,7 @@ from .batch import pick, put
 INTERIOR_GAP, INTERIOR_STEPS = 1e-15, 40
 # Products b·k·n³ of a factorisation from which on an interior point costs too much, and steps of the gradient method
 # that then look for a lower point; they cost as much as one or two factorisations.
-LARGEST_INTERIOR, GRADIENT_STEPS = 2**27, 200
+LARGEST_INTERIOR, GRADIENT_STEPS = 2**24, 200
 
 
 # Elements leave the batch from so many products b·k·n³ on: fewer cost less than picking elements does.
