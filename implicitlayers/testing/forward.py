@@ -84,7 +84,7 @@ def _same(subject: Subject, run: Callable[[], Any], expected: Tensor, what: str,
             "a rule of an autograd.Function that takes a dual tensor apart, or works in place, under vmap",
         ) from None  # fmt: skip
     tolerance = max(subject.coef_tol, 100 * subject.derivative_tol)
-    scale = max(float(expected.abs().max()), floor)
+    scale = max(float(expected.abs().max()), floor, 1e-12)
     off = float((found - expected).abs().max()) / scale if found.shape == expected.shape else torch.inf
     if not off <= tolerance:
         raise failure(
