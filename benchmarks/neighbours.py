@@ -97,6 +97,7 @@ def measured(make: Callable[..., Any], X: Tensor, Y: Tensor, rounds: int, second
     start = time.monotonic()
     for turn in range(rounds + 1):
         for name, threads in CHOICES.items():
+            X.grad = None
             begin = time.perf_counter()
             make(threads)(X, Y).square().sum().backward()
             # The first is to warm up.

@@ -27,11 +27,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-# Entries of X, over the batch, up to which a solve takes one thread. Eight machines of 25 × 640 (2**17 entries) take
-# 57 ms on one thread and on two while the processor is idle. Beside two busy processes they take 97 ms on one and
-# 3,400 ms on two, which wait for each other at every operation; and up to 2**20 entries, of which one thread reads all
-# in a millisecond, two threads took 3 to 30 times as long as one on a crowded machine. `benchmarks/neighbours.py`.
-SMALL = 2**20
+# Entries of X, over the batch, up to which a solve takes one thread. Two threads, on two cores, save a tenth of the time
+# of eight machines of 25 × 640 (2**17 entries: 43 ms on one), nothing at 2**17 and a tenth at 800,000 entries of a Lasso,
+# a third of machines and logistic regressions with a million, and of a ridge of 1000 × 1000 nearly half. Beside two
+# busy processes, where threads wait for each other at every operation, the same machines take 1.5 to 2 times as long
+# on one thread and 8 to 60 times on two. `benchmarks/neighbours.py` measures both.
+SMALL = 2**19
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:
