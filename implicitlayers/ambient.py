@@ -27,11 +27,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-# Entries of X, over the batch, up to which a solve takes one thread. Eight machines of 25 × 640 (2**17 entries) take as
-# long on one thread as on two while the processor is idle; beside two busy processes they took 97 ms on one, 3,400 ms
-# on two, which wait for each other at every operation. With 2**20 entries that is still a factor of ten and more, while
-# a pass over X takes a millisecond on one thread; `benchmarks/neighbours.py` measures both.
-SMALL = 2**20
+# Entries of X, over the batch, up to which a solve takes one thread. On two cores two threads save a tenth of the time
+# of eight machines of 25 × 640 (2**17 entries, 40 ms on one) and of a Lasso with 800,000, a third of machines and
+# logistic regressions with a million, and nearly half of a ridge of 1000 × 1000. Beside two busy processes, where
+# threads wait for each other at every operation, the same machines take 1.6 to 2 times as long on one thread, and 6 to
+# 60 times on two. `benchmarks/neighbours.py` measures both.
+SMALL = 2**19
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:

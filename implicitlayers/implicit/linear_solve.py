@@ -192,7 +192,7 @@ class Dense(LinearSolve):
 
         inverse: Tensor = opaque(run, [x, *parameters], 0)
         # In float64, of which autocast around a backward pass makes nothing less.
-        return lambda r: (inverse.to(r.dtype) @ r[..., None])[..., 0]
+        return lambda r: (inverse @ r.to(inverse.dtype)[..., None])[..., 0].to(r.dtype)
 
 
 def _jacobian(residual: PointMap, point: list[Tensor]) -> Tensor:
